@@ -1,0 +1,1 @@
+"""What every package needs and no package owns: the clock, ids, and money."""
