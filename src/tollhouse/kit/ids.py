@@ -17,7 +17,7 @@ def new_id(prefix: str, now_ms: int) -> str:
 
 
 def id_text(value: int | str) -> str:
-    """Return the one text form under which an outside id (tenant, user) is stored: ``42`` and ``"42"`` are the same."""
+    """Return the text under which an outside id (tenant, user) is stored: ``42`` and ``"42"`` are the same."""
     return str(value)
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of one attempt in disjoint classes: each token is in exactly one, so that it is priced once."""
+    """Tokens of one attempt in disjoint classes: each token is in one of them, so that it is priced once."""
 
     input_tokens: int = 0
     """Input read in full: neither from a cache nor into one."""
@@ -103,7 +103,7 @@ class Adapter(Protocol):
         """Translate a request; raises InvalidRequest for what the vendor's format cannot express."""
 
     def decode(self, response: WireResponse) -> ProviderAnswer:
-        """Translate an answer; raises Rejected, Overloaded or OutcomeUnknown for one that is no completion."""
+        """Translate an answer; raises Rejected, Overloaded or OutcomeUnknown where it is none."""
 
 
 class ProviderError(Exception):

@@ -1,0 +1,1 @@
+"""Caps, what is posted against them, and the reservations that keep them from being overspent."""

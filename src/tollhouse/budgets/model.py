@@ -1,0 +1,85 @@
+"""Budgets and reservations."""
+
+from typing import Literal, NamedTuple
+
+import msgspec
+
+Scope = Literal["tenant", "user", "feature", "key"]
+
+
+class BudgetKey(NamedTuple):
+    """What one cap of one month is kept for.
+
+    ``tenant_id`` is "" for a service key's cap, which holds for all tenants together; ``scope_id`` is "" for the
+    tenant's own cap.
+    """
+
+    tenant_id: str
+    billing_period: str
+    scope: Scope
+    scope_id: str
+
+    def describe(self) -> str:
+        """Name the budget in a sentence."""
+        if self.scope == "tenant":
+            return f"tenant {self.tenant_id}"
+        if self.scope == "key":
+            return f"service key {self.scope_id}"
+        return f"{self.scope} {self.scope_id} of tenant {self.tenant_id}"
+
+
+class Budget(msgspec.Struct):
+    """The state of one cap in one month; ``posted + reserved <= cap`` is what admission keeps true."""
+
+    cap_nano_usd: int
+    posted_nano_usd: int
+    reserved_nano_usd: int
+
+    @property
+    def left_nano_usd(self) -> int:
+        """What a new reservation may take; negative after a cap was lowered below what is spoken for."""
+        return self.cap_nano_usd - self.posted_nano_usd - self.reserved_nano_usd
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """The ceiling of one attempt, durable before the provider is called.
+
+    It names everything the ledger row will need, so that an attempt whose process died can still be entered.
+    """
+
+    request_id: str
+    attempt: int
+    """1 for a request's first try at a provider, counting up with each further one."""
+    tenant_id: str
+    user_id: str
+    feature_slug: str
+    service: str
+    key_id: str
+    model: str
+    provider: str
+    price_version: str
+    ceiling_nano_usd: int
+    billing_period: str
+    """The month of admission, which is the month that is charged."""
+    created_at: str
+
+    def budget_keys(self) -> tuple[BudgetKey, ...]:
+        """The budgets this attempt counts against, where a cap exists for them."""
+        keys = [
+            BudgetKey(self.tenant_id, self.billing_period, "tenant", ""),
+            BudgetKey(self.tenant_id, self.billing_period, "feature", self.feature_slug),
+            BudgetKey("", self.billing_period, "key", self.key_id),
+        ]
+        if self.user_id:
+            keys.append(BudgetKey(self.tenant_id, self.billing_period, "user", self.user_id))
+        return tuple(keys)
+
+
+class Movement:
+    """What a batch of settlements changes in one budget."""
+
+    __slots__ = ("posted_nano_usd", "reserved_nano_usd")
+
+    def __init__(self) -> None:
+        self.posted_nano_usd = 0
+        self.reserved_nano_usd = 0

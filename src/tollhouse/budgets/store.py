@@ -1,0 +1,106 @@
+"""The control plane's statements: caps, the state of budgets, and open reservations. They run on every engine."""
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from tollhouse.budgets.model import Budget, BudgetKey, Reservation
+from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_reservations, ai_usage_monthly
+
+
+def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: str, cap_nano_usd: int) -> None:
+    """Make a tenant's cap hold in the running month; the months after take it from the tenant."""
+    _set_month(connection, BudgetKey(tenant_id, billing_period, "tenant", ""), cap_nano_usd)
+
+
+def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: int, now: str) -> None:
+    """Set the cap of a user, a feature or a service key, from the running month (``key.billing_period``) on.
+
+    What was spent and reserved earlier in the month counts against a new cap.
+    """
+    _forget(connection, key)
+    connection.execute(
+        sa.insert(ai_budget_caps).values(
+            tenant_id=key.tenant_id, scope=key.scope, scope_id=key.scope_id, cap_nano_usd=cap_nano_usd, updated_at=now
+        )
+    )
+    _set_month(connection, key, cap_nano_usd)
+
+
+def remove_standing_cap(connection: sa.Connection, key: BudgetKey) -> bool:
+    """Lift the cap of a user, a feature or a service key; return whether there was one."""
+    connection.execute(sa.delete(ai_budgets).where(_is(ai_budgets, key)))
+    return _forget(connection, key)
+
+
+def _forget(connection: sa.Connection, key: BudgetKey) -> bool:
+    """Forget a standing cap for the months to come; return whether there was one."""
+    table = ai_budget_caps.c
+    found = connection.execute(
+        sa.delete(ai_budget_caps).where(
+            table.tenant_id == key.tenant_id, table.scope == key.scope, table.scope_id == key.scope_id
+        )
+    )
+    return found.rowcount > 0
+
+
+def _set_month(connection: sa.Connection, key: BudgetKey, cap_nano_usd: int) -> None:
+    changed = connection.execute(sa.update(ai_budgets).where(_is(ai_budgets, key)).values(cap_nano_usd=cap_nano_usd))
+    if changed.rowcount == 0:
+        connection.execute(
+            sa.insert(ai_budgets).values(
+                **key._asdict(),
+                cap_nano_usd=cap_nano_usd,
+                posted_nano_usd=_total(connection, ai_usage_monthly, "cost_nano_usd", key),
+                reserved_nano_usd=_total(connection, ai_reservations, "ceiling_nano_usd", key),
+            )
+        )
+
+
+def _is(table: sa.Table, key: BudgetKey) -> sa.ColumnElement[bool]:
+    return sa.and_(*(table.c[column] == value for column, value in key._asdict().items()))
+
+
+def _total(connection: sa.Connection, table: sa.Table, column: str, key: BudgetKey) -> int:
+    """Sum what a month's rows of a table count against a budget."""
+    total = connection.scalar(sa.select(sa.func.sum(table.c[column])).where(counts_against(table, key)))
+    return int(total or 0)
+
+
+def counts_against(table: sa.Table, key: BudgetKey) -> sa.ColumnElement[bool]:
+    """Return the condition under which a row of usage or reservations counts against a budget."""
+    conditions = [table.c.billing_period == key.billing_period]
+    if key.tenant_id:
+        conditions.append(table.c.tenant_id == key.tenant_id)
+    if key.scope != "tenant":
+        column = {"user": "user_id", "feature": "feature_slug", "key": "key_id"}[key.scope]
+        conditions.append(table.c[column] == key.scope_id)
+    return sa.and_(*conditions)
+
+
+def budgets(connection: sa.Connection, billing_period: str, tenant_id: str | None) -> dict[BudgetKey, Budget]:
+    """Return the budgets of a month: of one tenant, or all of them."""
+    statement = sa.select(ai_budgets).where(ai_budgets.c.billing_period == billing_period)
+    if tenant_id is not None:
+        statement = statement.where(ai_budgets.c.tenant_id == tenant_id)
+    return {
+        BudgetKey(row.tenant_id, row.billing_period, row.scope, row.scope_id): Budget(
+            row.cap_nano_usd, row.posted_nano_usd, row.reserved_nano_usd
+        )
+        for row in connection.execute(statement)
+    }
+
+
+def standing_caps(connection: sa.Connection, tenant_id: str, billing_period: str) -> dict[BudgetKey, int]:
+    """Return the caps in nano-USD that are set below a tenant's own; for service keys the tenant id is ""."""
+    rows = connection.execute(sa.select(ai_budget_caps).where(ai_budget_caps.c.tenant_id == tenant_id))
+    return {BudgetKey(row.tenant_id, billing_period, row.scope, row.scope_id): row.cap_nano_usd for row in rows}
+
+
+def open_reservations(connection: sa.Connection) -> Sequence[Reservation]:
+    """Return the reservations of attempts that have not ended, the oldest first."""
+    table = ai_reservations
+    rows = connection.execute(
+        sa.select(table).where(table.c.state == "open").order_by(table.c.request_id, table.c.attempt)
+    )
+    return [Reservation(**{name: getattr(row, name) for name in Reservation.__struct_fields__}) for row in rows]

@@ -1,0 +1,38 @@
+"""What the operator decides: ``tollhouse.toml``, overrides from the environment, and the secrets they refer to."""
+
+from tollhouse.config.load import load_config
+from tollhouse.config.model import (
+    Auth,
+    Config,
+    Database,
+    Idempotency,
+    Limits,
+    Model,
+    Price,
+    Provider,
+    ProviderKind,
+    SecretReference,
+    Server,
+    Tenants,
+    Tier,
+)
+from tollhouse.config.secrets import Secrets, resolve_secrets
+
+__all__ = [
+    "Auth",
+    "Config",
+    "Database",
+    "Idempotency",
+    "Limits",
+    "Model",
+    "Price",
+    "Provider",
+    "ProviderKind",
+    "SecretReference",
+    "Secrets",
+    "Server",
+    "Tenants",
+    "Tier",
+    "load_config",
+    "resolve_secrets",
+]

@@ -1,0 +1,121 @@
+"""Loading the configuration: the file, the overrides from the environment, and the rules that span keys."""
+
+import re
+import tomllib
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tollhouse.config.environment import apply_overrides
+from tollhouse.config.files import read_at_most
+from tollhouse.config.locate import locate
+from tollhouse.config.model import REFERENCE_TIERS, Config
+from tollhouse.config.problems import Problems, listed
+from tollhouse.config.read import read
+from tollhouse.config.schema import ROOT
+from tollhouse.errors import StartError
+
+DEFAULT_FILE = Path("tollhouse.toml")
+_MOST_BYTES = 4 * 1024 * 1024
+_SYNTAX_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
+
+
+def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return the configuration of a file and the environment, checked.
+
+    Args:
+        path: the file; None takes ``tollhouse.toml`` in the current directory, if there is one.
+        environ: the environment, whose ``TOLLHOUSE_<SECTION>__<KEY>`` variables override the file.
+
+    Raises:
+        StartError: the file cannot be read, or keys or values are wrong; one line for each, with its
+            file and line or its variable, what was found, and what was expected.
+    """
+    text = _text(path)
+    problems = Problems(file=None if text is None else str(path or DEFAULT_FILE))
+    tree: dict[str, Any] = {}
+    if text is not None:
+        tree = _parsed(text, str(problems.file))
+        problems.lines = locate(text)
+    apply_overrides(tree, environ, problems)
+    config = read(ROOT, tree, (), problems)
+    problems.raise_if_any()
+    assert isinstance(config, Config)
+    config = msgspec.structs.replace(config, tiers=REFERENCE_TIERS | config.tiers)
+    _check_references(config, problems)
+    problems.raise_if_any()
+    return config
+
+
+def _text(path: Path | None) -> str | None:
+    """Return the file's text; None when no file was named and there is none in the current directory."""
+    file = path or DEFAULT_FILE
+    try:
+        content = read_at_most(file, _MOST_BYTES)
+    except FileNotFoundError:
+        if path is None:
+            return None
+        raise StartError(f"{file}: no such file: expected a configuration file in TOML") from None
+    except OSError as error:
+        raise StartError(f"{file}: cannot be read ({error.strerror}): expected a file in TOML") from error
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise StartError(f"{file}:{line}: not UTF-8: expected a text file in UTF-8") from None
+
+
+def _parsed(text: str, file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text, parse_float=_decimal)
+    except RecursionError:
+        raise StartError(f"{file}: arrays or tables are nested too deeply") from None
+    except ValueError as error:
+        # A ValueError that is no TOMLDecodeError is an integer of thousands of digits; it has no place.
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "an integer has too many digits"
+        place = _SYNTAX_PLACE.search(reason)
+        where = f"{file}:{place[1]}:{place[2]}" if place else file
+        raise StartError(f"{where}: not valid TOML: {_SYNTAX_PLACE.sub('', reason)}") from None
+
+
+def _decimal(text: str) -> Decimal:
+    """Return a TOML float exactly, so that money stays exact."""
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        # Its exponent is beyond what Decimal holds; every bound refuses NaN, with the key's place.
+        return Decimal("nan")
+
+
+def _check_references(config: Config, problems: Problems) -> None:
+    for name, model in config.models.items():
+        if model.provider not in config.providers:
+            known = listed(sorted(config.providers)) or "none is configured"
+            expected = f"the name of a configured provider ({known})"
+            problems.wrong(("models", name, "provider"), model.provider, expected, config.providers)
+        _check_fallbacks(config, name, problems)
+    if config.limits.call_timeout_s > config.limits.max_timeout_s:
+        expected = f"at most max_timeout_s, {config.limits.max_timeout_s:g}"
+        problems.wrong(("limits", "call_timeout_s"), config.limits.call_timeout_s, expected)
+    if config.tenants.default_tier not in config.tiers:
+        expected = f"the name of a tier ({listed(sorted(config.tiers))})"
+        problems.wrong(("tenants", "default_tier"), config.tenants.default_tier, expected, config.tiers)
+
+
+def _check_fallbacks(config: Config, name: str, problems: Problems) -> None:
+    path = ("models", name, "fallbacks")
+    others = sorted(config.models.keys() - {name})
+    seen: set[str] = set()
+    for fallback in config.models[name].fallbacks:
+        if fallback == name:
+            problems.add(path, ": the model itself is among them: expected other models")
+        elif fallback not in config.models:
+            known = listed(others) or "none is configured"
+            expected = f"the name of another configured model ({known})"
+            problems.wrong(path, fallback, expected, others)
+        elif fallback in seen:
+            problems.wrong(path, fallback, "each model once")
+        seen.add(fallback)

@@ -1,0 +1,223 @@
+"""What can be configured: frozen types whose fields carry their default and their bounds.
+
+Each value is ``Annotated`` with a ``Meta`` whose description completes the sentence "expected …", and
+whose ``extra["accepts"]``, where there is one, is the part of the rule that bounds alone cannot say.
+docs/configuration.md describes the same keys to operators; a test keeps the two equal.
+"""
+
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+MEBIBYTE = 1024 * 1024
+_SQLITE_SCHEME = "sqlite:///"
+_SMALLEST_USD = Decimal("1e-9")
+
+
+def _whole(least: int, most: int) -> Meta:
+    return Meta(ge=least, le=most, description=f"a whole number from {least} to {most}")
+
+
+def _seconds(most: int) -> Meta:
+    return Meta(gt=0, le=most, description=f"a number of seconds above 0 and at most {most}")
+
+
+def _usd(most: int) -> Meta:
+    def accepts(amount: Decimal) -> bool:
+        # The range is checked first: it refuses NaN and infinity, and quantize() fails on huge amounts.
+        return amount.is_finite() and 0 <= amount <= most and amount == amount.quantize(_SMALLEST_USD)
+
+    return _accepting(accepts, f"an amount in USD from 0 to {most} with at most 9 decimal places")
+
+
+def _accepting(accepts: Callable[..., bool], description: str) -> Meta:
+    return Meta(description=description, extra={"accepts": accepts})
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) <= 128 and text.isprintable() and text == text.strip()
+
+
+def _is_plain_text(text: str) -> bool:
+    return text != "" and text.isascii() and text.isprintable() and " " not in text
+
+
+def _is_base_url(text: str) -> bool:
+    # Checked before parsing, because urlsplit() silently drops tabs and line ends.
+    if not _is_plain_text(text):
+        return False
+    try:
+        parts = urlsplit(text)
+        port_is_usable = parts.port != 0
+    except ValueError:
+        return False
+    has_host_only = bool(parts.hostname) and "@" not in parts.netloc and not any(mark in text for mark in "?#")
+    return parts.scheme in {"http", "https"} and has_host_only and port_is_usable
+
+
+def _is_database_url(text: str) -> bool:
+    if not text.isprintable():
+        return False
+    if text.startswith("postgresql://"):
+        return len(text) > len("postgresql://")
+    # A ledger in memory would be lost with the process, so ":memory:" is no database here.
+    file = text.removeprefix(_SQLITE_SCHEME)
+    return text.startswith(_SQLITE_SCHEME) and file not in {"", ":memory:"} and "?" not in file
+
+
+class SecretReference(msgspec.Struct, frozen=True):
+    """Where a secret is kept. It never holds the secret, so a configuration may be shown and logged."""
+
+    source: Literal["env", "file"]
+    name: str
+    """The environment variable, or the file's absolute path."""
+    where: str
+    """The place in the configuration that says so, for error messages."""
+
+
+Name = Annotated[str, _accepting(_is_name, "a name of 1 to 128 printable characters")]
+Secret = Annotated[SecretReference, Meta(description="env:NAME or file:/path, never as plain text")]
+Usd = Annotated[Decimal, _usd(1_000_000_000)]
+UsdPerMillionTokens = Annotated[Decimal, _usd(100_000)]
+ProviderKind = Literal["anthropic", "openai", "deepseek", "gemini"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the configuration file."""
+
+
+class Server(Section, frozen=True):
+    """The HTTP server that callers reach."""
+
+    host: Annotated[str, _accepting(_is_plain_text, "a host name or an IP address")] = "127.0.0.1"
+    port: Annotated[int, _whole(0, 65_535)] = 8080
+    """0 lets the operating system choose a free one."""
+    max_body_bytes: Annotated[int, _whole(1024, 1024 * MEBIBYTE)] = 10 * MEBIBYTE
+    max_header_bytes: Annotated[int, _whole(1024, MEBIBYTE)] = 32 * 1024
+    body_timeout_s: Annotated[float, _seconds(3600)] = 30
+    header_timeout_s: Annotated[float, _seconds(3600)] = 10
+    stop_timeout_s: Annotated[float, _seconds(3600)] = 75
+    """How long a graceful stop waits for calls in flight."""
+    max_connections: Annotated[int, _whole(1, 1_000_000)] = 10_000
+
+
+class Database(Section, frozen=True):
+    """Where budgets and the ledger are kept."""
+
+    url: Annotated[str, _accepting(_is_database_url, "sqlite:///FILE or postgresql://user:password@host:5432/name")] = (
+        "sqlite:///./tollhouse.db"
+    )
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The SQLite file, a relative one being relative to the current directory; None for another database."""
+        return Path(self.url.removeprefix(_SQLITE_SCHEME)) if self.url.startswith(_SQLITE_SCHEME) else None
+
+
+class Auth(Section, frozen=True):
+    """The secrets that guard the service itself."""
+
+    admin_key: Secret | None = None
+    """A super-admin key that always works, of at least 24 characters."""
+    pepper: Secret | None = None
+    """Mixed into the stored hash of every service key."""
+
+
+class Provider(Section, frozen=True):
+    """A provider's API, reached under one address with one key."""
+
+    kind: Annotated[ProviderKind, Meta(description="one of anthropic, openai, deepseek, gemini")]
+    base_url: (
+        Annotated[
+            str,
+            _accepting(_is_base_url, "an http:// or https:// URL with a host, without user name, query or fragment"),
+        ]
+        | None
+    ) = None
+    """What the vendor's own SDK calls its base URL; None for the vendor's public one."""
+    api_key: Secret | None = None
+    timeout_s: Annotated[float, _seconds(3600)] = 60
+    connect_timeout_s: Annotated[float, _seconds(3600)] = 5
+    max_connections: Annotated[int, _whole(1, 100_000)] = 100
+
+
+class Price(Section, frozen=True):
+    """A model's rates in USD per million tokens; None takes the rate that provider bills by default."""
+
+    input: UsdPerMillionTokens
+    output: UsdPerMillionTokens
+    cached_input: UsdPerMillionTokens | None = None
+    cache_write: UsdPerMillionTokens | None = None
+    cache_write_1h: UsdPerMillionTokens | None = None
+    reasoning: UsdPerMillionTokens | None = None
+
+
+class Model(Section, frozen=True):
+    """A model that callers may name."""
+
+    provider: Annotated[str, Meta(description="the name of a configured provider")]
+    upstream_model: Name | None = None
+    """The model's name at the provider; None when it is the same."""
+    fallbacks: Annotated[
+        tuple[str, ...], Meta(description="a list of names of other configured models, each once")
+    ] = ()
+    price: Price | None = None
+    """None takes the price from the price catalogue."""
+    max_output_tokens: Annotated[int, _whole(1, 10_000_000)] | None = None
+
+
+class Limits(Section, frozen=True):
+    """What one tenant may ask for, and how long a call may take."""
+
+    requests_per_minute: Annotated[int, _whole(0, 1_000_000_000)] = 100
+    """0 sets no limit."""
+    burst: Annotated[int, _whole(1, 1_000_000_000)] = 20
+    call_timeout_s: Annotated[float, _seconds(3600)] = 60
+    """The deadline of calls that name none; at most ``max_timeout_s``."""
+    max_timeout_s: Annotated[float, _seconds(3600)] = 600
+
+
+class Tenants(Section, frozen=True):
+    """What a new tenant gets."""
+
+    default_tier: Annotated[str, Meta(description="the name of a tier")] = "starter"
+
+
+class Tier(Section, frozen=True):
+    """What tenants of a tier share."""
+
+    budget_usd: Usd
+    """The cap for each calendar month (UTC)."""
+
+
+class Idempotency(Section, frozen=True):
+    """How answers are kept for repeated calls."""
+
+    keep_hours: Annotated[int, _whole(1, 8760)] = 24
+
+
+REFERENCE_TIERS = {
+    "starter": Tier(budget_usd=Decimal(2)),
+    "growth": Tier(budget_usd=Decimal(10)),
+    "enterprise": Tier(budget_usd=Decimal(50)),
+}
+
+
+class Config(Section, frozen=True):
+    """The whole configuration, checked."""
+
+    server: Server = Server()
+    database: Database = Database()
+    auth: Auth = Auth()
+    providers: dict[Name, Provider] = {}
+    models: dict[Name, Model] = {}
+    limits: Limits = Limits()
+    tenants: Tenants = Tenants()
+    tiers: dict[Name, Tier] = msgspec.field(default_factory=lambda: dict(REFERENCE_TIERS))
+    """Configured tiers join the reference tiers, or take their place under the same name."""
+    idempotency: Idempotency = Idempotency()

@@ -1,0 +1,113 @@
+"""Entries of the ledger, and the operations that make them."""
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from tollhouse.budgets.model import Reservation
+from tollhouse.idempotency.model import Claim
+from tollhouse.providers.base import Usage
+
+GENESIS_HASH = "0" * 64
+"""What the first entry of a tenant's chain follows."""
+
+Status = Literal["settled", "unknown", "adjustment"]
+UsageSource = Literal["reported", "estimated", "none"]
+
+
+class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
+    """A row of ``ai_usage_log`` but for its id and its own hash, in the order that is hashed."""
+
+    request_id: str
+    attempt: int
+    tenant_id: str
+    user_id: str
+    feature_slug: str
+    service: str
+    key_id: str
+    model: str
+    provider: str
+    input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    cache_write_1h_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    total_tokens: int
+    cost_nano_usd: int
+    price_version: str
+    status: Status
+    usage_source: UsageSource
+    finish_reason: str
+    latency_ms: int
+    billing_period: str
+    admitted_at: str
+    created_at: str
+    prev_hash: str
+
+    def row_hash(self) -> str:
+        """SHA-256, in hex, of the entry's values as a compact JSON array in UTF-8, the previous row's hash last."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """The end of an attempt that was, or may have been, billed.
+
+    Attributes:
+        cost_nano_usd: what is posted; for an unknown outcome the ceiling, which stays reserved instead.
+        latency_ms: from admission to the provider's whole answer.
+        created_at: ISO 8601 in UTC.
+        claim: the idempotency key's claim, which is freed when there is no answer to keep.
+        sealed_answer: the answer to keep for the claim.
+    """
+
+    reservation: Reservation
+    status: Status
+    usage: Usage
+    usage_source: UsageSource
+    cost_nano_usd: int
+    finish_reason: str
+    latency_ms: int
+    created_at: str
+    claim: Claim | None = None
+    sealed_answer: bytes | None = None
+
+    def entry(self, prev_hash: str) -> LedgerEntry:
+        """Return the row this settlement writes after the row with the given hash."""
+        reservation, usage = self.reservation, self.usage
+        return LedgerEntry(
+            reservation.request_id,
+            reservation.attempt,
+            reservation.tenant_id,
+            reservation.user_id,
+            reservation.feature_slug,
+            reservation.service,
+            reservation.key_id,
+            reservation.model,
+            reservation.provider,
+            usage.input_tokens,
+            usage.cached_input_tokens,
+            usage.cache_write_tokens,
+            usage.cache_write_1h_tokens,
+            usage.output_tokens,
+            usage.reasoning_tokens,
+            usage.total_tokens,
+            self.cost_nano_usd,
+            reservation.price_version,
+            self.status,
+            self.usage_source,
+            self.finish_reason,
+            self.latency_ms,
+            reservation.billing_period,
+            reservation.created_at,
+            self.created_at,
+            prev_hash,
+        )
+
+
+class Release(msgspec.Struct, frozen=True):
+    """The end of an attempt that cannot be billed: its reservation is given back, and nothing is entered."""
+
+    reservation: Reservation
+    claim: Claim | None = None

@@ -1,0 +1,84 @@
+"""The rollups kept in the transaction that settles: what an entry adds, and to which rows."""
+
+from collections.abc import Callable, Iterable
+
+from tollhouse.ledger.model import LedgerEntry
+
+# The counts of a rollup row, in the order of its columns.
+COUNTS = (
+    "calls",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "total_tokens",
+    "cost_nano_usd",
+    "unknown_calls",
+    "unknown_nano_usd",
+)
+
+MONTHLY_KEY = (
+    "tenant_id",
+    "billing_period",
+    "user_id",
+    "feature_slug",
+    "service",
+    "key_id",
+    "model",
+    "provider",
+)
+DAILY_KEY = ("tenant_id", "billing_period", "day")
+
+
+def monthly_key(entry: LedgerEntry) -> tuple[str, ...]:
+    """Return the key of an entry's row in ``ai_usage_monthly``."""
+    return (
+        entry.tenant_id,
+        entry.billing_period,
+        entry.user_id,
+        entry.feature_slug,
+        entry.service,
+        entry.key_id,
+        entry.model,
+        entry.provider,
+    )
+
+
+def daily_key(entry: LedgerEntry) -> tuple[str, ...]:
+    """Return the key of an entry's row in ``ai_usage_daily``: the day (UTC) of admission."""
+    return (entry.tenant_id, entry.billing_period, entry.admitted_at[:10])
+
+
+def counts(entry: LedgerEntry) -> tuple[int, ...]:
+    """Return what an entry adds, in the order of ``COUNTS``.
+
+    An unknown outcome is counted beside the calls, at its ceiling, and is no cost until it is resolved. An
+    adjustment resolves an unknown outcome or corrects a settled call: it adds cost and tokens, and no call.
+    """
+    if entry.status == "unknown":
+        return (0, 0, 0, 0, 0, 0, 0, 0, 1, entry.cost_nano_usd)
+    return (
+        1 if entry.status == "settled" else 0,
+        entry.input_tokens,
+        entry.cached_input_tokens,
+        entry.cache_write_tokens + entry.cache_write_1h_tokens,
+        entry.output_tokens,
+        entry.reasoning_tokens,
+        entry.total_tokens,
+        entry.cost_nano_usd,
+        0,
+        0,
+    )
+
+
+def sums(
+    entries: Iterable[LedgerEntry], key_of: Callable[[LedgerEntry], tuple[str, ...]]
+) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Return what entries add to each row that they change, in the order of ``COUNTS``."""
+    totals: dict[tuple[str, ...], tuple[int, ...]] = {}
+    for entry in entries:
+        key, added = key_of(entry), counts(entry)
+        before = totals.get(key)
+        totals[key] = added if before is None else tuple(map(sum, zip(before, added, strict=True)))
+    return totals

@@ -1,0 +1,102 @@
+"""Ending attempts: settled, released, or held as unknown. Every path of a call that reserved comes through here."""
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from tollhouse.budgets import store as budgets
+from tollhouse.budgets.model import Reservation
+from tollhouse.errors import InternalError, Unavailable
+from tollhouse.idempotency import store as idempotency
+from tollhouse.idempotency.model import Claim
+from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.ledger.model import Release, Settlement
+from tollhouse.providers.base import Usage
+from tollhouse.storage.database import Database
+
+_LOG = structlog.get_logger("tollhouse.ledger")
+_RETRY_EVERY_S = 1.0
+
+
+class Ledger:
+    """Writes what became of attempts; what the database cannot take now is kept and tried again."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._unwritten: deque[Settlement | Release] = deque()
+
+    @property
+    def unwritten(self) -> int:
+        """How many ended attempts wait for the database; their reservations stay counted meanwhile."""
+        return len(self._unwritten)
+
+    async def settle(self, settlement: Settlement) -> None:
+        """Make an attempt's end durable.
+
+        Raises:
+            Unavailable: the database cannot be written. The settlement is kept, and written once it can.
+        """
+        await self._end(settlement)
+
+    async def release(self, reservation: Reservation, claim: Claim | None) -> None:
+        """Give back the reservation of an attempt that cannot be billed; raises as ``settle``."""
+        await self._end(Release(reservation, claim))
+
+    async def hold(self, reservation: Reservation, claim: Claim | None, latency_ms: int) -> None:
+        """Enter an attempt whose outcome is unknown: its ceiling stays counted; raises as ``settle``."""
+        await self._end(self._unknown(reservation, claim, latency_ms))
+
+    def _unknown(self, reservation: Reservation, claim: Claim | None, latency_ms: int) -> Settlement:
+        return Settlement(
+            reservation=reservation,
+            status="unknown",
+            usage=Usage(),
+            usage_source="none",
+            cost_nano_usd=reservation.ceiling_nano_usd,
+            finish_reason="",
+            latency_ms=latency_ms,
+            created_at=utc_text(self._clock.now_ms()),
+            claim=claim,
+        )
+
+    async def _end(self, ending: Settlement | Release) -> None:
+        try:
+            await self._database.submit(ending)
+        except Unavailable:
+            # The money stays reserved; nothing is lost but the caller's answer. Bounded by the open reservations.
+            self._unwritten.append(ending)
+            raise
+
+    async def recover(self) -> int:
+        """Enter what was in flight when the last process died as unknown; return how many attempts.
+
+        For the start of an only instance, before it takes calls.
+        """
+        abandoned = await self._database.read(budgets.open_reservations)
+        await asyncio.gather(*(self._database.submit(self._unknown(reservation, None, 0)) for reservation in abandoned))
+        await self._database.write(idempotency.forget_unanswered)
+        if abandoned:
+            _LOG.warning("calls in flight at the last stop are held as unknown", calls=len(abandoned))
+        return len(abandoned)
+
+    async def keep_writing(self) -> None:
+        """Write what could not be written, once the database takes it again; runs until cancelled."""
+        while True:
+            await asyncio.sleep(_RETRY_EVERY_S)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Try once to write what is left; keeps what the database still cannot take."""
+        while self._unwritten:
+            try:
+                await self._database.submit(self._unwritten[0])
+            except Unavailable:
+                return
+            except InternalError:
+                # Its reservation stays counted, and the next start enters it as unknown.
+                _LOG.exception(
+                    "an ended attempt does not fit the ledger", request_id=self._unwritten[0].reservation.request_id
+                )
+            self._unwritten.popleft()

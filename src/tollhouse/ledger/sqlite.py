@@ -1,0 +1,107 @@
+"""Settling on SQLite, in one transaction: the row, its chain, the reservation, the budgets and the rollups."""
+
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from tollhouse.budgets import sqlite as budgets
+from tollhouse.budgets.model import BudgetKey, Movement, Reservation
+from tollhouse.idempotency import sqlite as idempotency
+from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement
+from tollhouse.ledger.rollups import COUNTS, DAILY_KEY, MONTHLY_KEY, daily_key, monthly_key, sums
+from tollhouse.storage.database import Database, Transaction
+
+_COLUMNS = (*LedgerEntry.__struct_fields__, "row_hash")
+_INSERT = f"INSERT INTO ai_usage_log ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - constants
+_HEAD = "SELECT entries, last_hash FROM ai_ledger_heads WHERE tenant_id = ?"
+_SET_HEAD = """
+INSERT INTO ai_ledger_heads (tenant_id, entries, last_hash) VALUES (?, ?, ?)
+ON CONFLICT (tenant_id) DO UPDATE SET entries = excluded.entries, last_hash = excluded.last_hash"""
+
+
+def _upsert(table: str, key: Sequence[str]) -> str:
+    columns = (*key, *COUNTS)
+    additions = ", ".join(f"{count} = {count} + excluded.{count}" for count in COUNTS)
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608 - constants
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {additions}"
+    )
+
+
+_MONTHLY = _upsert("ai_usage_monthly", MONTHLY_KEY)
+_DAILY = _upsert("ai_usage_daily", DAILY_KEY)
+
+
+def handle_on(database: Database) -> None:
+    """Have a SQLite database settle and release."""
+    database.handle(Settlement, _settle)
+    database.handle(Release, _release)
+
+
+def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
+    connection: sqlite3.Connection = transaction.connection
+    entries = _chain(connection, settlements)
+    connection.executemany(_MONTHLY, [(*key, *added) for key, added in sums(entries, monthly_key).items()])
+    connection.executemany(_DAILY, [(*key, *added) for key, added in sums(entries, daily_key).items()])
+    billed = [settlement for settlement in settlements if settlement.status != "unknown"]
+    unknown = [settlement.reservation for settlement in settlements if settlement.status == "unknown"]
+    budgets.close_reservations(connection, [settlement.reservation for settlement in billed])
+    budgets.hold_reservations(connection, unknown)
+    budgets.move(connection, _movements([(s.reservation, s.cost_nano_usd) for s in billed]))
+    _end_claims(connection, settlements)
+    return [None] * len(settlements)
+
+
+def _release(transaction: Transaction, releases: Sequence[Release]) -> list[None]:
+    connection: sqlite3.Connection = transaction.connection
+    budgets.close_reservations(connection, [release.reservation for release in releases])
+    budgets.move(connection, _movements([(release.reservation, 0) for release in releases]))
+    freed = [(release.claim, release.reservation.request_id) for release in releases if release.claim is not None]
+    idempotency.release(connection, freed)
+    return [None] * len(releases)
+
+
+def _chain(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[LedgerEntry]:
+    """Append the rows to their tenants' chains."""
+    heads: dict[str, tuple[int, str]] = {}
+    entries: list[LedgerEntry] = []
+    rows: list[tuple[object, ...]] = []
+    for settlement in settlements:
+        tenant_id = settlement.reservation.tenant_id
+        head = heads.get(tenant_id) or connection.execute(_HEAD, (tenant_id,)).fetchone() or (0, GENESIS_HASH)
+        entry = settlement.entry(head[1])
+        row_hash = entry.row_hash()
+        heads[tenant_id] = (head[0] + 1, row_hash)
+        entries.append(entry)
+        rows.append((*msgspec.structs.astuple(entry), row_hash))
+    connection.executemany(_INSERT, rows)
+    connection.executemany(_SET_HEAD, [(tenant_id, *head) for tenant_id, head in heads.items()])
+    return entries
+
+
+def _movements(ended: Sequence[tuple[Reservation, int]]) -> dict[BudgetKey, Movement]:
+    """Return what ended attempts change in each budget: their ceiling is freed, their cost is posted."""
+    movements: dict[BudgetKey, Movement] = {}
+    for reservation, cost_nano_usd in ended:
+        for key in reservation.budget_keys():
+            movement = movements.get(key)
+            if movement is None:
+                movement = movements[key] = Movement()
+            movement.reserved_nano_usd -= reservation.ceiling_nano_usd
+            movement.posted_nano_usd += cost_nano_usd
+    return movements
+
+
+def _end_claims(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
+    answers, freed = [], []
+    for settlement in settlements:
+        if settlement.claim is None:
+            continue
+        request_id = settlement.reservation.request_id
+        if settlement.sealed_answer is None:
+            freed.append((settlement.claim, request_id))
+        else:
+            answers.append((settlement.claim, request_id, settlement.sealed_answer))
+    idempotency.answer(connection, answers)
+    idempotency.release(connection, freed)

@@ -1,0 +1,1 @@
+"""Reading usage from the rollups that the ledger keeps."""

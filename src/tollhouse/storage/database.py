@@ -1,0 +1,46 @@
+"""The port every engine implements: reads, rare writes, and the group commit of the hot path."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import sqlalchemy as sa
+
+T = TypeVar("T")
+
+
+class Transaction(Protocol):
+    """The transaction that a batch of operations runs in."""
+
+    connection: Any
+    """The raw driver connection, for the set-based statements of the hot path."""
+
+    def on_rollback(self, undo: Callable[[], None]) -> None:
+        """Undo a change made in memory, should the transaction not commit."""
+
+
+BatchHandler = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
+"""Carries out a batch of operations of one type and returns an outcome for each, in order.
+
+An outcome that is an exception is raised from that operation's ``submit``; the others stand. An exception
+raised by the handler itself rolls the whole batch back."""
+
+
+class Database(Protocol):
+    """Durable storage. Whatever ``write`` or ``submit`` returned has been committed and fsync'd."""
+
+    def handle(self, operation: type[object], handler: BatchHandler) -> None:
+        """Name the handler of a type of operation. In a batch, types run in the order they were named."""
+
+    async def submit(self, operation: object) -> Any:
+        """Carry out an operation together with all that wait now, in one transaction with one fsync.
+
+        Raises:
+            Unavailable: the database cannot be written; nothing was changed.
+            TollhouseError: the outcome that the handler returned for this operation.
+        """
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` in a write transaction; an exception it raises undoes its changes and is passed on."""
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run ``work`` on one consistent snapshot; it cannot change anything."""

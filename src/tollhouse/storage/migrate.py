@@ -1,0 +1,53 @@
+"""Brings a database to this version's schema, or says why it cannot."""
+
+from importlib.resources import files
+
+import sqlalchemy as sa
+
+from tollhouse.errors import StartError
+from tollhouse.storage.schema import REVISION
+
+
+def schema_revision(connection: sa.Connection) -> str | None:
+    """Return the revision a database is at; None when it is empty.
+
+    Raises:
+        StartError: the database holds tables, but they are not Tollhouse's.
+    """
+    tables = sa.inspect(connection).get_table_names()
+    if not tables:
+        return None
+    if "alembic_version" not in tables or (len(tables) > 1 and "ai_usage_log" not in tables):
+        raise StartError(
+            "the database holds tables of another program "
+            f"({', '.join(sorted(tables)[:3])}, …): expected an empty database or one of Tollhouse's"
+        )
+    revision = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    return None if revision is None else str(revision)
+
+
+def upgrade(connection: sa.Connection) -> bool:
+    """Migrate to the newest schema within the caller's transaction; return whether anything had to be done.
+
+    Raises:
+        StartError: the database was made by a newer Tollhouse, or is not Tollhouse's.
+    """
+    current = schema_revision(connection)
+    if current == REVISION:
+        return False
+    # Imported here because Alembic takes half a second and ten megabytes that a service at rest does not need.
+    from alembic import command
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(files("tollhouse.storage") / "migrations"))
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in known:
+        raise StartError(
+            f"the database is at schema {current}, which this Tollhouse (schema {REVISION}) does not know: "
+            "it was used by a newer version. Start that version, or restore a backup from before its upgrade"
+        )
+    config.attributes["connection"] = connection
+    command.upgrade(config, REVISION)
+    return True

@@ -1,0 +1,244 @@
+"""Every table, once, for every engine. The public ones are described in docs/tables.md.
+
+Times are text in UTC with milliseconds (``2026-04-01T12:00:00.000Z``): readable in any tool, and sorted by time.
+Money is integer nano-USD. Ids that callers choose (tenant, user) are text; an absent one is the empty string,
+because a NULL would be left out of keys and of equality.
+"""
+
+import sqlalchemy as sa
+
+# The newest migration. A database with another one is migrated (older) or refused (newer).
+REVISION = "0001"
+
+metadata = sa.MetaData()
+
+
+def _money(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+def _text(name: str, *, key: bool = False) -> sa.Column[str]:
+    return sa.Column(name, sa.Text, primary_key=key, nullable=False)
+
+
+def _optional_text(name: str) -> sa.Column[str | None]:
+    return sa.Column(name, sa.Text, nullable=True)
+
+
+def _count(name: str) -> sa.Column[int]:
+    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
+
+
+tenant_ai_modules = sa.Table(
+    "tenant_ai_modules",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("name"),
+    _text("tier"),
+    sa.Column("is_active", sa.Boolean, nullable=False),
+    _optional_text("expires_at"),
+    _money("budget_nano_usd"),
+    # False: the budget is the tier's, and follows it when the configuration changes.
+    sa.Column("has_own_budget", sa.Boolean, nullable=False),
+    _text("created_at"),
+    _text("updated_at"),
+    sqlite_with_rowid=False,
+)
+
+tenant_ai_features = sa.Table(
+    "tenant_ai_features",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("feature_slug", key=True),
+    sa.Column("is_enabled", sa.Boolean, nullable=False),
+    _text("updated_at"),
+    sqlite_with_rowid=False,
+)
+
+# Standing caps below the tenant's own: for a user or a feature of a tenant, or for a service key (tenant_id '').
+ai_budget_caps = sa.Table(
+    "ai_budget_caps",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("scope", key=True),
+    _text("scope_id", key=True),
+    _money("cap_nano_usd"),
+    _text("updated_at"),
+    sa.CheckConstraint("scope IN ('user', 'feature', 'key')", name="ai_budget_caps_scope"),
+    sqlite_with_rowid=False,
+)
+
+# One row for each cap and month. A new month is a new row: money is never reset.
+ai_budgets = sa.Table(
+    "ai_budgets",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("billing_period", key=True),
+    _text("scope", key=True),
+    _text("scope_id", key=True),
+    _money("cap_nano_usd"),
+    _money("posted_nano_usd"),
+    _money("reserved_nano_usd"),
+    sa.CheckConstraint("scope IN ('tenant', 'user', 'feature', 'key')", name="ai_budgets_scope"),
+    sa.CheckConstraint("reserved_nano_usd >= 0", name="ai_budgets_reserved"),
+    sqlite_with_rowid=False,
+)
+
+# Ceilings that are spoken for: 'open' while the attempt runs, 'unknown' when its outcome was lost.
+ai_reservations = sa.Table(
+    "ai_reservations",
+    metadata,
+    _text("request_id", key=True),
+    sa.Column("attempt", sa.Integer, primary_key=True, nullable=False),
+    _text("tenant_id"),
+    _text("user_id"),
+    _text("feature_slug"),
+    _text("service"),
+    _text("key_id"),
+    _text("model"),
+    _text("provider"),
+    _text("price_version"),
+    _money("ceiling_nano_usd"),
+    _text("billing_period"),
+    _text("created_at"),
+    _text("state"),
+    sa.CheckConstraint("state IN ('open', 'unknown')", name="ai_reservations_state"),
+    sqlite_with_rowid=False,
+)
+
+ai_usage_log = sa.Table(
+    "ai_usage_log",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    _text("request_id"),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    _text("tenant_id"),
+    _text("user_id"),
+    _text("feature_slug"),
+    _text("service"),
+    _text("key_id"),
+    _text("model"),
+    _text("provider"),
+    _count("input_tokens"),
+    _count("cached_input_tokens"),
+    _count("cache_write_tokens"),
+    _count("cache_write_1h_tokens"),
+    _count("output_tokens"),
+    _count("reasoning_tokens"),
+    _count("total_tokens"),
+    _money("cost_nano_usd"),
+    _text("price_version"),
+    _text("status"),
+    # 'reported' by the provider, 'estimated' from the text, or 'none' where nothing is known.
+    _text("usage_source"),
+    _text("finish_reason"),
+    sa.Column("latency_ms", sa.Integer, nullable=False),
+    _text("billing_period"),
+    _text("admitted_at"),
+    _text("created_at"),
+    _text("prev_hash"),
+    _text("row_hash"),
+    sa.UniqueConstraint("request_id", "attempt", "status", name="ai_usage_log_attempt"),
+    sa.CheckConstraint("status IN ('settled', 'unknown', 'adjustment')", name="ai_usage_log_status"),
+)
+
+# The end of each tenant's hash chain: without it, rows cut off the end of the ledger would not be missed.
+ai_ledger_heads = sa.Table(
+    "ai_ledger_heads",
+    metadata,
+    _text("tenant_id", key=True),
+    _count("entries"),
+    _text("last_hash"),
+    sqlite_with_rowid=False,
+)
+
+_ROLLUP_COUNTS = (
+    "calls",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "total_tokens",
+    "cost_nano_usd",
+    "unknown_calls",
+    "unknown_nano_usd",
+)
+
+ai_usage_monthly = sa.Table(
+    "ai_usage_monthly",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("billing_period", key=True),
+    _text("user_id", key=True),
+    _text("feature_slug", key=True),
+    _text("service", key=True),
+    _text("key_id", key=True),
+    _text("model", key=True),
+    _text("provider", key=True),
+    *(_count(name) for name in _ROLLUP_COUNTS),
+    sqlite_with_rowid=False,
+)
+
+ai_usage_daily = sa.Table(
+    "ai_usage_daily",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("billing_period", key=True),
+    _text("day", key=True),
+    *(_count(name) for name in _ROLLUP_COUNTS),
+    sqlite_with_rowid=False,
+)
+
+# Answers kept for idempotency keys. Neither the key, the body nor the answer can be read from a row.
+ai_idempotency = sa.Table(
+    "ai_idempotency",
+    metadata,
+    _text("claim_id", key=True),
+    _text("body_digest"),
+    _text("request_id"),
+    sa.Column("sealed_answer", sa.LargeBinary, nullable=True),
+    _text("expires_at"),
+    sa.Index("ai_idempotency_expiry", "expires_at"),
+    sqlite_with_rowid=False,
+)
+
+ai_service_keys = sa.Table(
+    "ai_service_keys",
+    metadata,
+    _text("key_id", key=True),
+    _text("service"),
+    _text("role"),
+    # A JSON list of tenant ids, or NULL for every tenant.
+    _optional_text("tenants"),
+    _text("feature_slug"),
+    _text("digest"),
+    _text("created_at"),
+    _optional_text("revoked_at"),
+    sa.UniqueConstraint("digest", name="ai_service_keys_digest"),
+    sa.CheckConstraint("role IN ('service', 'reader', 'super-admin')", name="ai_service_keys_role"),
+    sqlite_with_rowid=False,
+)
+
+ai_audit_log = sa.Table(
+    "ai_audit_log",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    _text("created_at"),
+    _text("actor"),
+    _text("action"),
+    _text("tenant_id"),
+    _text("target"),
+    _optional_text("before"),
+    _optional_text("after"),
+    sa.Index("ai_audit_log_tenant", "tenant_id", "id"),
+)
+
+# Facts about this database itself, such as the fingerprint of the pepper its keys were made with.
+ai_settings = sa.Table(
+    "ai_settings",
+    metadata,
+    _text("name", key=True),
+    _text("value"),
+    sqlite_with_rowid=False,
+)

@@ -1,0 +1,267 @@
+"""The embedded engine: SQLite with one connection that ever writes, driven by one thread.
+
+Group commit: what is submitted while a transaction commits waits for the next one, which takes all of it. Nobody
+waits for a timer; a batch is what arrived during the last fsync.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+import structlog
+
+from tollhouse.errors import InternalError, StartError, TollhouseError, Unavailable
+from tollhouse.storage import migrate
+from tollhouse.storage.database import BatchHandler
+from tollhouse.storage.schema import REVISION
+
+T = TypeVar("T")
+
+_MAX_WAITING = 50_000
+_READERS = 2
+_LOG = structlog.get_logger("tollhouse.storage")
+
+# FULL: a commit returns after its write-ahead log was fsync'd. The cache is bounded, in KiB (negative by SQLite's
+# convention), since a ledger of millions of rows is written at its end and read by key.
+_PRAGMAS = (
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+    "PRAGMA fullfsync = ON",
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA cache_size = -8192",
+    "PRAGMA temp_store = MEMORY",
+)
+
+
+class _Work:
+    """A piece of control-plane work, which rides in the same batches as the hot path's operations."""
+
+    __slots__ = ("run",)
+
+    def __init__(self, run: Callable[[sa.Connection], Any]) -> None:
+        self.run = run
+
+
+class _Transaction:
+    """A write transaction on the one writing connection."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self._undo: list[Callable[[], None]] = []
+
+    def on_rollback(self, undo: Callable[[], None]) -> None:
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        for undo in reversed(self._undo):
+            undo()
+
+
+_Job = tuple[object, "asyncio.Future[Any]"]
+
+
+class SqliteDatabase:
+    """A SQLite file as ``Database``. Open it inside the event loop that will use it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handlers: dict[type[object], BatchHandler] = {_Work: self._run_works}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: list[_Job] = []
+        self._committing = False
+        self._batches: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="tollhouse-writer", daemon=True)
+        self._engine: sa.Engine | None = None
+        self._writer: sa.Connection | None = None
+        self._raw: sqlite3.Connection | None = None
+        self._read_engine: sa.Engine | None = None
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="tollhouse-reader")
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def handle(self, operation: type[object], handler: BatchHandler) -> None:
+        self._handlers[operation] = handler
+
+    def open(self) -> None:
+        """Open the file, migrating its schema if needed, and start the writer.
+
+        Raises:
+            StartError: the file cannot be opened, is no database, is damaged, or is of another program or version.
+        """
+        self._loop = asyncio.get_running_loop()
+        try:
+            self._raw = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            for pragma in _PRAGMAS:
+                self._raw.execute(pragma)
+            self._engine = sa.create_engine(
+                "sqlite://", creator=lambda: self._raw, poolclass=sa.StaticPool, isolation_level="AUTOCOMMIT"
+            )
+            self._writer = self._engine.connect()
+            self._migrate(self._writer)
+        except (sqlite3.Error, sa.exc.DBAPIError) as error:
+            reason = getattr(error, "orig", None) or error
+            raise StartError(
+                f"{self._path}: cannot be used as a database: {reason}. Expected a Tollhouse database or no file "
+                "at all; a damaged one is restored from a backup, and nothing was changed in it"
+            ) from error
+        except StartError as error:
+            raise StartError(f"{self._path}: {error}") from error
+        self._read_engine = open_read_only(self._path)
+        self._thread.start()
+
+    def _migrate(self, writer: sa.Connection) -> None:
+        writer.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            if migrate.upgrade(writer):
+                _LOG.info("database migrated", path=str(self._path), revision=REVISION)
+        except BaseException:
+            writer.exec_driver_sql("ROLLBACK")
+            raise
+        writer.exec_driver_sql("COMMIT")
+
+    async def close(self) -> None:
+        """Commit what waits, stop the writer and close the file."""
+        await self._idle.wait()
+        if self._thread.is_alive():
+            self._batches.put(None)
+            await asyncio.to_thread(self._thread.join)
+        self._readers.shutdown(wait=True)
+        if self._read_engine is not None:
+            self._read_engine.dispose()
+        if self._raw is not None:
+            self._raw.close()
+            self._raw = None
+
+    async def submit(self, operation: object) -> Any:
+        assert self._loop is not None, "the database is not open"
+        if len(self._waiting) >= _MAX_WAITING:
+            raise Unavailable("too many calls wait for the ledger; try again shortly", retry_after_s=1)
+        future = self._loop.create_future()
+        self._waiting.append((operation, future))
+        if not self._committing:
+            # Handed over at the end of this turn of the loop, so that all that arrive in it share one fsync.
+            self._committing = True
+            self._idle.clear()
+            self._loop.call_soon(self._hand_over)
+        return await future
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        result: T = await self.submit(_Work(work))
+        return result
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        assert self._loop is not None
+        assert self._read_engine is not None, "the database is not open"
+        return await self._loop.run_in_executor(self._readers, read_snapshot, self._read_engine, work)
+
+    def _hand_over(self) -> None:
+        batch, self._waiting = self._waiting, []
+        self._batches.put(batch)
+
+    def _deliver(self, batch: list[_Job], outcomes: Sequence[Any]) -> None:
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
+            if future.cancelled():
+                continue
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+        if self._waiting:
+            self._hand_over()
+        else:
+            self._committing = False
+            self._idle.set()
+
+    # The writer thread, from here on.
+
+    def _run(self) -> None:
+        assert self._loop is not None
+        while (batch := self._batches.get()) is not None:
+            outcomes = self._carry_out([operation for operation, _ in batch])
+            self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
+
+    def _carry_out(self, operations: list[object]) -> Sequence[Any]:
+        try:
+            return self._commit(operations)
+        except sqlite3.OperationalError as error:
+            # The disk is full, or reading or writing it failed: no smaller batch would fare better.
+            _LOG.error("the database cannot be written", reason=str(error), operations=len(operations))
+            refusal = "the ledger cannot be written just now, so nothing was dispatched; try again shortly"
+            return [Unavailable(refusal, retry_after_s=1) for _ in operations]
+        except Exception as error:  # noqa: BLE001 - whatever it is, every caller has to be told
+            if len(operations) > 1:
+                # One operation broke a rule of the schema: the others must not suffer for it.
+                return [self._carry_out([operation])[0] for operation in operations]
+            _LOG.exception("an operation was refused by the database", operation=type(operations[0]).__name__)
+            failure = InternalError("the ledger refused an inconsistent entry; nothing was changed")
+            failure.__cause__ = error
+            return [failure]
+
+    def _commit(self, operations: list[object]) -> Sequence[Any]:
+        assert self._raw is not None
+        transaction = _Transaction(self._raw)
+        outcomes: list[Any] = [None] * len(operations)
+        self._raw.execute("BEGIN IMMEDIATE")
+        try:
+            for kind, handler in self._handlers.items():
+                places = [place for place, operation in enumerate(operations) if type(operation) is kind]
+                if places:
+                    results = handler(transaction, [operations[place] for place in places])
+                    for place, result in zip(places, results, strict=True):
+                        outcomes[place] = result
+            self._raw.execute("COMMIT")
+        except BaseException:
+            if self._raw.in_transaction:
+                self._raw.execute("ROLLBACK")
+            transaction.undo()
+            raise
+        return outcomes
+
+    def _run_works(self, _transaction: object, works: Sequence[_Work]) -> list[Any]:
+        return [self._run_work(work) for work in works]
+
+    def _run_work(self, work: _Work) -> Any:
+        """Run one piece of work under a savepoint, so that its failure undoes nobody else's."""
+        assert self._writer is not None
+        self._writer.exec_driver_sql("SAVEPOINT work")
+        try:
+            outcome = work.run(self._writer)
+        except Exception as error:
+            if isinstance(error, sa.exc.OperationalError):
+                raise error.orig or error from error
+            self._writer.exec_driver_sql("ROLLBACK TO work")
+            self._writer.exec_driver_sql("RELEASE work")
+            if not isinstance(error, TollhouseError):
+                _LOG.exception("a write was undone")
+            return error
+        self._writer.exec_driver_sql("RELEASE work")
+        return outcome
+
+
+def open_read_only(path: Path) -> sa.Engine:
+    """Return an engine whose connections cannot write, for reading beside the process that owns the file."""
+    return sa.create_engine(
+        "sqlite://",
+        creator=lambda: sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+        ),
+        poolclass=sa.QueuePool,
+        pool_size=_READERS,
+        isolation_level="AUTOCOMMIT",
+    )
+
+
+def read_snapshot(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    """Run ``work`` on one consistent snapshot."""
+    with engine.connect() as connection:
+        connection.exec_driver_sql("BEGIN")
+        try:
+            return work(connection)
+        finally:
+            connection.exec_driver_sql("ROLLBACK")

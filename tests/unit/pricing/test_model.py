@@ -1,0 +1,169 @@
+from decimal import Decimal
+
+import msgspec
+import pytest
+
+from tollhouse.kit.clock import SystemClock
+from tollhouse.pricing.book import ConfiguredPrice, PriceBook
+from tollhouse.pricing.model import Price, Rates, Tier, ceiling_nano_usd, cost_nano_usd
+from tollhouse.providers.base import Usage
+
+
+def rates(
+    input_rate: int,
+    cached: int | None = None,
+    write: int | None = None,
+    write_1h: int | None = None,
+    output: int | None = None,
+    reasoning: int | None = None,
+) -> Rates:
+    """Rates whose classes all differ unless told otherwise, so that a mix-up of two shows."""
+    return Rates(
+        input_nano_usd_per_mtok=input_rate,
+        cached_input_nano_usd_per_mtok=input_rate + 1 if cached is None else cached,
+        cache_write_nano_usd_per_mtok=input_rate + 2 if write is None else write,
+        cache_write_1h_nano_usd_per_mtok=input_rate + 3 if write_1h is None else write_1h,
+        output_nano_usd_per_mtok=input_rate + 4 if output is None else output,
+        reasoning_nano_usd_per_mtok=input_rate + 5 if reasoning is None else reasoning,
+    )
+
+
+def test_the_contracts_example_costs_what_the_contract_says():
+    book = PriceBook({"m": ConfiguredPrice(input=Decimal("0.80"), output=Decimal("4.00"))}, {}, SystemClock())
+    usage = Usage(input_tokens=312, output_tokens=87)
+    assert cost_nano_usd(book.price_for("m"), usage) == 597_600
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens_times_rates"),
+    [
+        (Usage(input_tokens=1_000_000), 10),
+        (Usage(cached_input_tokens=1_000_000), 11),
+        (Usage(cache_write_tokens=1_000_000), 12),
+        (Usage(cache_write_1h_tokens=1_000_000), 13),
+        (Usage(output_tokens=1_000_000), 14),
+        (Usage(reasoning_tokens=1_000_000), 15),
+    ],
+)
+def test_each_class_is_priced_by_its_own_rate_and_once(usage, tokens_times_rates):
+    assert cost_nano_usd(Price.of("test", rates(10)), usage) == tokens_times_rates
+
+
+def test_the_sum_is_rounded_up_once_and_not_class_by_class():
+    price = Price.of("test", rates(100_000, 100_000, 100_000, 100_000, 100_000, 100_000))
+    each_a_tenth = Usage(1, 1, 1, 1, 1, 1)
+    assert cost_nano_usd(price, each_a_tenth) == 1
+    assert cost_nano_usd(price, Usage(input_tokens=10)) == 1
+    assert cost_nano_usd(price, Usage(input_tokens=11)) == 2
+
+
+def test_no_tokens_cost_nothing_but_the_requests_own_price():
+    assert cost_nano_usd(Price.of("test", rates(10)), Usage()) == 0
+    per_request = Price.of("test", rates(10), request_nano_usd=12_000_000)
+    assert cost_nano_usd(per_request, Usage()) == 12_000_000
+    assert ceiling_nano_usd(per_request, max_input_tokens=0, max_output_tokens=0) == 12_000_000
+
+
+TIERED = Price.of(
+    "test",
+    rates(1_000_000),
+    (Tier(above_input_tokens=100, rates=rates(2_000_000)), Tier(above_input_tokens=200, rates=rates(3_000_000))),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "rate"),
+    [
+        (Usage(input_tokens=100), 1),
+        (Usage(input_tokens=101), 2),
+        (Usage(input_tokens=200), 2),
+        (Usage(input_tokens=201), 3),
+    ],
+)
+def test_a_tier_applies_above_its_threshold_and_then_to_all_tokens(usage, rate):
+    assert cost_nano_usd(TIERED, usage) == usage.input_tokens * rate
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(input_tokens=50, cached_input_tokens=51, output_tokens=7),
+        Usage(input_tokens=50, cache_write_tokens=51, output_tokens=7),
+        Usage(input_tokens=50, cache_write_1h_tokens=51, reasoning_tokens=7),
+    ],
+)
+def test_input_of_every_class_counts_towards_the_threshold(usage):
+    assert cost_nano_usd(TIERED, usage) == 108 * 2 + 1
+
+
+def test_output_does_not_count_towards_the_threshold():
+    assert cost_nano_usd(TIERED, Usage(input_tokens=100, output_tokens=1_000)) == 1_100 + 1
+
+
+def test_the_ceiling_takes_the_dearest_class_of_input_and_of_output():
+    price = Price.of("test", rates(1_000_000, 100_000, 1_250_000, 2_000_000, 5_000_000, 6_000_000))
+    assert ceiling_nano_usd(price, max_input_tokens=10, max_output_tokens=3) == 20 + 18
+
+
+def test_the_ceiling_counts_only_tiers_that_the_input_can_reach():
+    def ceiling(max_input_tokens: int) -> int:
+        return ceiling_nano_usd(TIERED, max_input_tokens=max_input_tokens, max_output_tokens=0)
+
+    assert ceiling(100) == 100 + 1
+    assert ceiling(101) == 202 + 1
+    assert ceiling(201) == 603 + 1
+
+
+def test_a_tier_may_be_cheaper_and_the_ceiling_holds_still():
+    price = Price.of("test", rates(3_000_000), (Tier(above_input_tokens=100, rates=rates(1_000_000)),))
+    assert ceiling_nano_usd(price, max_input_tokens=101, max_output_tokens=0) >= cost_nano_usd(
+        price, Usage(input_tokens=100)
+    )
+
+
+def test_versions_are_equal_exactly_when_rates_are():
+    price = Price.of("config", rates(10))
+    assert Price.of("config", rates(10), effective_from_ms=5).version == price.version
+    others = [
+        Price.of("genai-prices 0.2.3", rates(10)),
+        Price.of("config", rates(11)),
+        Price.of("config", rates(10, write_1h=99)),
+        Price.of("config", rates(10), (Tier(above_input_tokens=9, rates=rates(10)),)),
+        Price.of("config", rates(10), request_nano_usd=1),
+    ]
+    assert len({price.version, *(other.version for other in others)}) == 6
+
+
+def test_a_version_fits_its_column_whatever_the_source_is_called():
+    assert len(Price.of("genai-prices 2026.11.23.post1.dev99+g1234567", rates(10)).version) == 40
+
+
+def test_a_price_survives_json_and_still_knows_its_highest_rates():
+    assert ceiling_nano_usd(TIERED, max_input_tokens=500, max_output_tokens=5) > 0
+    again = msgspec.json.decode(msgspec.json.encode(TIERED), type=Price)
+    assert again == TIERED
+    assert ceiling_nano_usd(again, max_input_tokens=500, max_output_tokens=5) == ceiling_nano_usd(
+        TIERED, max_input_tokens=500, max_output_tokens=5
+    )
+
+
+def test_a_negative_rate_is_refused_by_name():
+    with pytest.raises(ValueError, match="cache_write_1h_nano_usd_per_mtok is -1"):
+        rates(10, write_1h=-1)
+
+
+def test_a_negative_price_of_a_request_is_refused():
+    with pytest.raises(ValueError, match="request_nano_usd is -1"):
+        Price.of("test", rates(10), request_nano_usd=-1)
+
+
+@pytest.mark.parametrize("thresholds", [(200, 100), (100, 100), (-1,)])
+def test_thresholds_that_do_not_rise_are_refused(thresholds):
+    tiers = tuple(Tier(above_input_tokens=threshold, rates=rates(1)) for threshold in thresholds)
+    with pytest.raises(ValueError, match="rising thresholds"):
+        Price.of("test", rates(1), tiers)
+
+
+def test_a_version_too_long_for_its_column_is_refused():
+    with pytest.raises(ValueError, match="1 to 40 characters"):
+        Price(version="v" * 41, base=rates(1))
