@@ -20,7 +20,6 @@ from tollhouse.errors import StartError
 
 DEFAULT_FILE = Path("tollhouse.toml")
 _MOST_BYTES = 4 * 1024 * 1024
-_SYNTAX_PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 
 
 def load_config(path: Path | None, environ: Mapping[str, str]) -> Config:
@@ -73,12 +72,24 @@ def _parsed(text: str, file: str) -> dict[str, Any]:
         return tomllib.loads(text, parse_float=_decimal)
     except RecursionError:
         raise StartError(f"{file}: arrays or tables are nested too deeply") from None
-    except ValueError as error:
-        # A ValueError that is no TOMLDecodeError is an integer of thousands of digits; it has no place.
-        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "an integer has too many digits"
-        place = _SYNTAX_PLACE.search(reason)
-        where = f"{file}:{place[1]}:{place[2]}" if place else file
-        raise StartError(f"{where}: not valid TOML: {_SYNTAX_PLACE.sub('', reason)}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StartError(f"{file}:{_syntax_problem(str(error), text)}") from None
+    except ValueError:
+        # Only an integer of thousands of digits ends here, and the parser does not say where it is.
+        raise StartError(f"{file}: an integer has too many digits") from None
+
+
+def _syntax_problem(message: str, text: str) -> str:
+    """Return tomllib's message, which ends with its place, as ``<line>:<column>: not valid TOML: <reason>``."""
+    reason, _, place = message.rpartition(" (at ")
+    line, column = (int(number) for number in re.findall(r"\d+", place)) if "line" in place else _end(text)
+    return f"{line}:{column}: not valid TOML: {reason}"
+
+
+def _end(text: str) -> tuple[int, int]:
+    """Return the line and column behind the last character, which tomllib calls the end of the document."""
+    lines = text.rstrip("\n").split("\n")
+    return len(lines), len(lines[-1]) + 1
 
 
 def _decimal(text: str) -> Decimal:

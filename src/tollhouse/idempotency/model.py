@@ -64,3 +64,10 @@ class Kept(msgspec.Struct, frozen=True):
     request_id: str
     sealed_answer: bytes | None
     expires_at: str
+
+
+class FreeClaim(msgspec.Struct, frozen=True):
+    """The operation that frees the claim of a request that brought no answer."""
+
+    claim: Claim
+    request_id: str

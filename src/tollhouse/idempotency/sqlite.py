@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Sequence
 
-from tollhouse.idempotency.model import Claim, Kept
+from tollhouse.idempotency.model import Claim, FreeClaim, Kept
 
 _FIND = "SELECT body_digest, request_id, sealed_answer, expires_at FROM ai_idempotency WHERE claim_id = ?"
 _TAKE = """
@@ -12,7 +12,7 @@ ON CONFLICT (claim_id) DO UPDATE SET
   body_digest = excluded.body_digest, request_id = excluded.request_id, sealed_answer = NULL,
   expires_at = excluded.expires_at"""
 _ANSWER = "UPDATE ai_idempotency SET sealed_answer = ? WHERE claim_id = ? AND request_id = ?"
-_RELEASE = "DELETE FROM ai_idempotency WHERE claim_id = ? AND request_id = ? AND sealed_answer IS NULL"
+_FREE = "DELETE FROM ai_idempotency WHERE claim_id = ? AND request_id = ? AND sealed_answer IS NULL"
 
 
 def find(connection: sqlite3.Connection, claim_id: str) -> Kept | None:
@@ -33,6 +33,6 @@ def answer(connection: sqlite3.Connection, answers: Sequence[tuple[Claim, str, b
     connection.executemany(_ANSWER, [(sealed, claim.claim_id, request_id) for claim, request_id, sealed in answers])
 
 
-def release(connection: sqlite3.Connection, claims: Sequence[tuple[Claim, str]]) -> None:
+def free(connection: sqlite3.Connection, freed: Sequence[FreeClaim]) -> None:
     """Free the claims of requests that brought no answer, so that a retry under the same key is a new call."""
-    connection.executemany(_RELEASE, [(claim.claim_id, request_id) for claim, request_id in claims])
+    connection.executemany(_FREE, [(free.claim.claim_id, free.request_id) for free in freed])

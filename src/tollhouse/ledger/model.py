@@ -58,8 +58,8 @@ class Settlement(msgspec.Struct, frozen=True):
         cost_nano_usd: what is posted; for an unknown outcome the ceiling, which stays reserved instead.
         latency_ms: from admission to the provider's whole answer.
         created_at: ISO 8601 in UTC.
-        claim: the idempotency key's claim, which is freed when there is no answer to keep.
-        sealed_answer: the answer to keep for the claim.
+        claim: the idempotency key's claim, when there is one and an answer to keep for it.
+        sealed_answer: that answer.
     """
 
     reservation: Reservation
@@ -110,4 +110,3 @@ class Release(msgspec.Struct, frozen=True):
     """The end of an attempt that cannot be billed: its reservation is given back, and nothing is entered."""
 
     reservation: Reservation
-    claim: Claim | None = None

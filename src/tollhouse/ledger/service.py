@@ -9,7 +9,7 @@ from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import Reservation
 from tollhouse.errors import InternalError, Unavailable
 from tollhouse.idempotency import store as idempotency
-from tollhouse.idempotency.model import Claim
+from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.model import Release, Settlement
 from tollhouse.providers.base import Usage
@@ -18,6 +18,8 @@ from tollhouse.storage.database import Database
 _LOG = structlog.get_logger("tollhouse.ledger")
 _RETRY_EVERY_S = 1.0
 
+Ending = Settlement | Release | FreeClaim
+
 
 class Ledger:
     """Writes what became of attempts; what the database cannot take now is kept and tried again."""
@@ -25,7 +27,7 @@ class Ledger:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._unwritten: deque[Settlement | Release] = deque()
+        self._unwritten: deque[Ending] = deque()
 
     @property
     def unwritten(self) -> int:
@@ -40,15 +42,19 @@ class Ledger:
         """
         await self._end(settlement)
 
-    async def release(self, reservation: Reservation, claim: Claim | None) -> None:
+    async def release(self, reservation: Reservation) -> None:
         """Give back the reservation of an attempt that cannot be billed; raises as ``settle``."""
-        await self._end(Release(reservation, claim))
+        await self._end(Release(reservation))
 
-    async def hold(self, reservation: Reservation, claim: Claim | None, latency_ms: int) -> None:
+    async def hold(self, reservation: Reservation, latency_ms: int) -> None:
         """Enter an attempt whose outcome is unknown: its ceiling stays counted; raises as ``settle``."""
-        await self._end(self._unknown(reservation, claim, latency_ms))
+        await self._end(self._unknown(reservation, latency_ms))
 
-    def _unknown(self, reservation: Reservation, claim: Claim | None, latency_ms: int) -> Settlement:
+    async def free(self, claim: Claim, request_id: str) -> None:
+        """Free the idempotency key of a request that brought no answer; raises as ``settle``."""
+        await self._end(FreeClaim(claim, request_id))
+
+    def _unknown(self, reservation: Reservation, latency_ms: int) -> Settlement:
         return Settlement(
             reservation=reservation,
             status="unknown",
@@ -58,10 +64,9 @@ class Ledger:
             finish_reason="",
             latency_ms=latency_ms,
             created_at=utc_text(self._clock.now_ms()),
-            claim=claim,
         )
 
-    async def _end(self, ending: Settlement | Release) -> None:
+    async def _end(self, ending: Ending) -> None:
         try:
             await self._database.submit(ending)
         except Unavailable:
@@ -75,7 +80,7 @@ class Ledger:
         For the start of an only instance, before it takes calls.
         """
         abandoned = await self._database.read(budgets.open_reservations)
-        await asyncio.gather(*(self._database.submit(self._unknown(reservation, None, 0)) for reservation in abandoned))
+        await asyncio.gather(*(self._database.submit(self._unknown(reservation, 0)) for reservation in abandoned))
         await self._database.write(idempotency.forget_unanswered)
         if abandoned:
             _LOG.warning("calls in flight at the last stop are held as unknown", calls=len(abandoned))
@@ -96,7 +101,5 @@ class Ledger:
                 return
             except InternalError:
                 # Its reservation stays counted, and the next start enters it as unknown.
-                _LOG.exception(
-                    "an ended attempt does not fit the ledger", request_id=self._unwritten[0].reservation.request_id
-                )
+                _LOG.exception("an ended attempt does not fit the ledger")
             self._unwritten.popleft()

@@ -8,6 +8,7 @@ import msgspec
 from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import BudgetKey, Movement, Reservation
 from tollhouse.idempotency import sqlite as idempotency
+from tollhouse.idempotency.model import FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement
 from tollhouse.ledger.rollups import COUNTS, DAILY_KEY, MONTHLY_KEY, daily_key, monthly_key, sums
 from tollhouse.storage.database import Database, Transaction
@@ -37,6 +38,7 @@ def handle_on(database: Database) -> None:
     """Have a SQLite database settle and release."""
     database.handle(Settlement, _settle)
     database.handle(Release, _release)
+    database.handle(FreeClaim, _free)
 
 
 def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
@@ -49,7 +51,14 @@ def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list
     budgets.close_reservations(connection, [settlement.reservation for settlement in billed])
     budgets.hold_reservations(connection, unknown)
     budgets.move(connection, _movements([(s.reservation, s.cost_nano_usd) for s in billed]))
-    _end_claims(connection, settlements)
+    idempotency.answer(
+        connection,
+        [
+            (settlement.claim, settlement.reservation.request_id, settlement.sealed_answer)
+            for settlement in settlements
+            if settlement.claim is not None and settlement.sealed_answer is not None
+        ],
+    )
     return [None] * len(settlements)
 
 
@@ -57,9 +66,12 @@ def _release(transaction: Transaction, releases: Sequence[Release]) -> list[None
     connection: sqlite3.Connection = transaction.connection
     budgets.close_reservations(connection, [release.reservation for release in releases])
     budgets.move(connection, _movements([(release.reservation, 0) for release in releases]))
-    freed = [(release.claim, release.reservation.request_id) for release in releases if release.claim is not None]
-    idempotency.release(connection, freed)
     return [None] * len(releases)
+
+
+def _free(transaction: Transaction, freed: Sequence[FreeClaim]) -> list[None]:
+    idempotency.free(transaction.connection, freed)
+    return [None] * len(freed)
 
 
 def _chain(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> list[LedgerEntry]:
@@ -91,17 +103,3 @@ def _movements(ended: Sequence[tuple[Reservation, int]]) -> dict[BudgetKey, Move
             movement.reserved_nano_usd -= reservation.ceiling_nano_usd
             movement.posted_nano_usd += cost_nano_usd
     return movements
-
-
-def _end_claims(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
-    answers, freed = [], []
-    for settlement in settlements:
-        if settlement.claim is None:
-            continue
-        request_id = settlement.reservation.request_id
-        if settlement.sealed_answer is None:
-            freed.append((settlement.claim, request_id))
-        else:
-            answers.append((settlement.claim, request_id, settlement.sealed_answer))
-    idempotency.answer(connection, answers)
-    idempotency.release(connection, freed)

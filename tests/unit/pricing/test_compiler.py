@@ -323,6 +323,17 @@ def test_peak_hours_given_in_another_zone_or_in_none_are_found():
         assert price.base.output_nano_usd_per_mtok == 3 * 10**9
 
 
+def test_a_tier_of_peak_hours_alone_is_a_tier_all_day():
+    tiered = TieredPrices(Decimal(1), [CatalogueTier(100, Decimal(4))])
+    peak = ConditionalPrice(
+        TimeOfDateConstraint(time(1), time(2)), prices=ModelPrice(input_mtok=tiered, output_mtok=Decimal(1))
+    )
+    price = compiled_model(ModelPrice(input_mtok=Decimal(2), output_mtok=Decimal(3)), peak)
+    assert price.base.input_nano_usd_per_mtok == 2 * 10**9
+    assert [tier.above_input_tokens for tier in price.tiers] == [100]
+    assert price.tiers[0].rates.input_nano_usd_per_mtok == 4 * 10**9
+
+
 def test_a_model_that_is_unpriced_at_some_hour_is_unpriced():
     free_at_night = ConditionalPrice(TimeOfDateConstraint(time(1), time(2)), prices=ModelPrice())
     model = model_of(ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(3)), free_at_night)

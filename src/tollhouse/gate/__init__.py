@@ -1,0 +1,1 @@
+"""Admission: module gate, idempotency, rate limit and budget, decided together in the transaction that reserves."""

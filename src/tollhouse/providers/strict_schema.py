@@ -1,0 +1,55 @@
+"""Which JSON Schemas OpenAI enforces to the letter (https://platform.openai.com/docs/guides/structured-outputs)."""
+
+from typing import Any
+
+# OpenAI's limit has been 5, and 10 since; the lower one is safe with every model.
+_DEEPEST = 5
+_KEYWORDS = frozenset(
+    {
+        "type",
+        "properties",
+        "required",
+        "additionalProperties",
+        "items",
+        "enum",
+        "const",
+        "anyOf",
+        "title",
+        "description",
+    }
+)
+
+
+def is_strict(schema: dict[str, Any]) -> bool:
+    """Tell whether a schema is surely within the subset that OpenAI takes as ``strict``.
+
+    It errs on the side of no: a schema wrongly called strict is refused, one wrongly called loose is still followed,
+    less firmly. Inside the subset every object names all its properties as required and allows no others.
+    """
+    return schema.get("type") == "object" and "anyOf" not in schema and _is_strict_part(schema, 1)
+
+
+def _is_strict_part(schema: Any, depth: int) -> bool:
+    if not isinstance(schema, dict) or depth > _DEEPEST or not schema.keys() <= _KEYWORDS:
+        return False
+    if "anyOf" in schema:
+        branches = schema["anyOf"]
+        return isinstance(branches, list) and all(_is_strict_part(branch, depth) for branch in branches)
+    kind = schema.get("type")
+    if kind == "object":
+        return _is_strict_object(schema, depth)
+    if kind == "array":
+        return _is_strict_part(schema.get("items"), depth + 1)
+    return kind in {"string", "number", "integer", "boolean", "null"}
+
+
+def _is_strict_object(schema: dict[str, Any], depth: int) -> bool:
+    properties, required = schema.get("properties"), schema.get("required")
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        return False
+    return (
+        schema.get("additionalProperties") is False
+        and all(isinstance(name, str) for name in required)
+        and set(required) == set(properties)
+        and all(_is_strict_part(part, depth + 1) for part in properties.values())
+    )
