@@ -118,15 +118,10 @@ def _check_references(config: Config, problems: Problems) -> None:
 
 def _check_fallbacks(config: Config, name: str, problems: Problems) -> None:
     path = ("models", name, "fallbacks")
-    others = sorted(config.models.keys() - {name})
     seen: set[str] = set()
     for fallback in config.models[name].fallbacks:
         if fallback == name:
             problems.add(path, ": the model itself is among them: expected other models")
-        elif fallback not in config.models:
-            known = listed(others) or "none is configured"
-            expected = f"the name of another configured model ({known})"
-            problems.wrong(path, fallback, expected, others)
         elif fallback in seen:
             problems.wrong(path, fallback, "each model once")
         seen.add(fallback)

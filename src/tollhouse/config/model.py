@@ -5,6 +5,7 @@ whose ``extra["accepts"]``, where there is one, is the part of the rule that bou
 docs/configuration.md describes the same keys to operators; a test keeps the two equal.
 """
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -16,6 +17,7 @@ from msgspec import Meta
 
 MEBIBYTE = 1024 * 1024
 _SQLITE_SCHEME = "sqlite:///"
+_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _SMALLEST_USD = Decimal("1e-9")
 
 
@@ -56,8 +58,8 @@ def _is_base_url(text: str) -> bool:
         port_is_usable = parts.port != 0
     except ValueError:
         return False
-    has_host_only = bool(parts.hostname) and "@" not in parts.netloc and not any(mark in text for mark in "?#")
-    return parts.scheme in {"http", "https"} and has_host_only and port_is_usable
+    has_host_only = bool(parts.hostname and _HOST.fullmatch(parts.hostname)) and "@" not in parts.netloc
+    return parts.scheme in {"http", "https"} and has_host_only and port_is_usable and "#" not in text
 
 
 def _is_database_url(text: str) -> bool:
@@ -135,7 +137,7 @@ class Provider(Section, frozen=True):
     base_url: (
         Annotated[
             str,
-            _accepting(_is_base_url, "an http:// or https:// URL with a host, without user name, query or fragment"),
+            _accepting(_is_base_url, "an http:// or https:// URL with a host, without user name or fragment"),
         ]
         | None
     ) = None

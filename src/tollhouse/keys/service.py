@@ -3,15 +3,19 @@
 import hashlib
 import hmac
 import secrets
+from pathlib import Path
 
 from tollhouse.errors import StartError, Unauthorized
 from tollhouse.keys import store
 from tollhouse.keys.model import Principal, ServiceKey
+from tollhouse.keys.pepper import create_pepper, read_pepper
 from tollhouse.storage.database import Database
 
 _PREFIX = "th_"
 _KEY_BYTES = 32
 _INDEX_BYTES = 16
+
+_EXPECTED = "expected auth.pepper to be the first start's, or without auth.pepper the file that was made beside it"
 
 ADMIN_KEY_ID = "admin"
 """How the configured admin key is named in ledger and audit log."""
@@ -40,10 +44,7 @@ class Keyring:
         if known is None:
             await self._database.write(lambda connection: store.set_pepper_fingerprint(connection, fingerprint))
         elif known != fingerprint:
-            raise StartError(
-                "auth.pepper is not the one this database's service keys were made with, so none of them would be "
-                "known: expected the pepper of the first start (without auth.pepper: the file beside the database)"
-            )
+            raise StartError("the pepper is not the one this database's service keys were made with; " + _EXPECTED)
         keys = await self._database.read(store.everything)
         for key in keys:
             if key.revoked_at is None:
@@ -83,3 +84,23 @@ class Keyring:
 def new_api_key() -> str:
     """Return a new key of 256 random bits, as text safe in headers and shells."""
     return _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
+
+
+async def open_keyring(database: Database, pepper: bytes | None, path: Path) -> Keyring:
+    """Return the keyring of a database, its keys loaded.
+
+    Args:
+        pepper: the configured one; None takes the one kept at ``path``, made there at the first start.
+
+    Raises:
+        StartError: the pepper is missing, unreadable, or not the one that the database's keys were made with.
+    """
+    if pepper is None:
+        pepper = read_pepper(path)
+    if pepper is None:
+        if await database.read(store.pepper_fingerprint) is not None:
+            raise StartError(f"{path}: is missing, so no service key of this database would be known; {_EXPECTED}")
+        pepper = create_pepper(path)
+    keyring = Keyring(database, pepper)
+    await keyring.load()
+    return keyring

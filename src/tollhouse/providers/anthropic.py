@@ -89,6 +89,7 @@ class AnthropicAdapter:
     """Speaks to ``base_url`` as Anthropic's own SDK has it: ``https://api.anthropic.com``."""
 
     def __init__(self, *, base_url: str, api_key: str) -> None:
+        self.base_url = base_url
         self._api_key = api_key
         key_header = (("x-api-key", api_key),) if api_key else ()
         self._headers = (*key_header, ("anthropic-version", _VERSION))

@@ -32,6 +32,7 @@ class DeepSeekAdapter:
     """Speaks to ``base_url`` as DeepSeek's documentation has it: ``https://api.deepseek.com``."""
 
     def __init__(self, *, base_url: str, api_key: str) -> None:
+        self.base_url = base_url
         self._api_key = api_key
         self._headers = (("authorization", f"Bearer {api_key}"),) if api_key else ()
 

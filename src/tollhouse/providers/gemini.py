@@ -99,6 +99,7 @@ class GeminiAdapter:
     """Speaks to ``base_url`` as Google's own SDK has it: ``https://generativelanguage.googleapis.com``."""
 
     def __init__(self, *, base_url: str, api_key: str) -> None:
+        self.base_url = base_url
         self._api_key = api_key
         self._headers = (("x-goog-api-key", api_key),) if api_key else ()
 

@@ -25,7 +25,6 @@ class Connection(asyncio.Protocol):
 
     Attributes:
         ready: a request may go out: connected, nothing outstanding, nothing unasked-for has arrived.
-        idle_limit_s: seconds for which the server keeps the connection open when idle, as far as it said.
         unusable_at_s: loop time from which on the idle connection is no longer to be used.
     """
 
@@ -37,8 +36,8 @@ class Connection(asyncio.Protocol):
         on_lost: Callable[["Connection"], None],
     ) -> None:
         self.ready = False
-        self.idle_limit_s = math.inf
         self.unusable_at_s = math.inf
+        self._idle_limit_s = math.inf
         self._name = name
         self._max_answer_bytes = max_answer_bytes
         self._max_header_bytes = max_header_bytes
@@ -51,18 +50,23 @@ class Connection(asyncio.Protocol):
         self._answer: Answer | None = None
         self._waiter: asyncio.Future[WireResponse] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = math.inf
+        self._due_s = 0.0
         self._deadline_s = 0.0
-        self._awaits_head = False
 
     # The pool's side.
 
-    def usable(self, now_s: float) -> bool:
+    def rest(self, idle_timeout_s: float) -> None:
+        """Note that the connection is idle now, and for how long it may be and still be used."""
+        self.unusable_at_s = self._loop.time() + min(idle_timeout_s, self._idle_limit_s)
+
+    def usable(self) -> bool:
         """Return whether an idle connection can take a request.
 
         The socket itself is asked: a goodbye, or bytes that nobody asked for, may have arrived without the
         loop having come round to read them.
         """
-        return self.ready and now_s < self.unusable_at_s and not self._arrivals.poll(0)
+        return self.ready and self._loop.time() < self.unusable_at_s and not self._arrivals.poll(0)
 
     def send(
         self, request: bytes, deadline_s: float, first_byte_timeout_s: float | None
@@ -88,8 +92,9 @@ class Connection(asyncio.Protocol):
         first_s = deadline_s if first_byte_timeout_s is None else now_s + first_byte_timeout_s
         self.ready = False
         self._deadline_s = deadline_s
-        self._awaits_head = first_s < deadline_s
-        self._timer = self._loop.call_at(min(first_s, deadline_s), self._on_timer)
+        self._due_s = min(first_s, deadline_s)
+        if self._due_s < self._timer_s:
+            self._set_timer()
         self._answer = Answer(self._max_answer_bytes, self._max_header_bytes)
         self._waiter = waiter = self._loop.create_future()
         self._transport.write(request)
@@ -99,6 +104,9 @@ class Connection(asyncio.Protocol):
         """Drop the connection at once; an outstanding answer fails with ``failure``."""
         self.ready = False
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         waiter = self._end_exchange()
         if self._transport is not None:
             self._transport.abort()
@@ -160,7 +168,7 @@ class Connection(asyncio.Protocol):
         # front of the next one.
         if answer.reusable and transport is not None and not transport.get_write_buffer_size():
             if answer.keep_alive_s is not None:
-                self.idle_limit_s = answer.keep_alive_s - _KEEP_ALIVE_MARGIN_S
+                self._idle_limit_s = answer.keep_alive_s - _KEEP_ALIVE_MARGIN_S
             self.ready = True
         else:
             self.close()
@@ -178,24 +186,36 @@ class Connection(asyncio.Protocol):
         failure.__cause__ = error
         return failure
 
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = self._due_s
+        self._timer = self._loop.call_at(self._due_s, self._on_timer)
+
     def _on_timer(self) -> None:
-        if not self._awaits_head:
-            self.close(TimedOut(f"the deadline passed before {self._name} had answered"))
-        elif self._answer is None or not self._answer.status:
-            self.close(TimedOut(f"{self._name} did not begin to answer in time"))
-        else:
-            # The head came in time. Only now is the timer moved: most answers end before it fires at all.
-            self._awaits_head = False
-            self._timer = self._loop.call_at(self._deadline_s, self._on_timer)
+        """Fail the exchange that is due; if there is none, or it is due later, see to the timer.
+
+        An answer that comes in time leaves the timer running for the exchanges after it: they are due later,
+        and setting a timer is the dearest part of an exchange that can be saved.
+        """
+        fired_s, self._timer_s, self._timer = self._timer_s, math.inf, None
+        if self._answer is None:
+            return
+        if fired_s >= self._due_s:
+            if self._due_s >= self._deadline_s:
+                self.close(TimedOut(f"the deadline passed before {self._name} had answered"))
+                return
+            if not self._answer.status:
+                self.close(TimedOut(f"{self._name} did not begin to answer in time"))
+                return
+            self._due_s = self._deadline_s
+        self._set_timer()
 
     def _end_exchange(self) -> asyncio.Future[WireResponse] | None:
         waiter, self._waiter = self._waiter, None
         if self._answer is not None:
             self._answer.discard()
             self._answer = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         return waiter
 
     def _said_goodbye(self) -> bool:

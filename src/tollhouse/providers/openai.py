@@ -1,4 +1,4 @@
-"""OpenAI, Azure OpenAI, and every OpenAI-compatible server: Ollama, vLLM, llama.cpp, LM Studio, OpenRouter, …"""
+"""OpenAI, Azure OpenAI, and every OpenAI-compatible server: Ollama, vLLM, llama.cpp, LM Studio and others."""
 
 import re
 from typing import Any
@@ -31,6 +31,7 @@ class OpenAIAdapter:
     """Speaks to ``base_url`` as OpenAI's own SDK has it: ``https://api.openai.com/v1``; a local server needs no key."""
 
     def __init__(self, *, base_url: str, api_key: str) -> None:
+        self.base_url = base_url
         self._api_key = api_key
         self._host = (urlsplit(base_url).hostname or "").rstrip(".")
         self._headers: tuple[tuple[str, str], ...] = ()

@@ -18,6 +18,7 @@ _KEYWORDS = frozenset(
         "description",
     }
 )
+_SCALARS = frozenset({"string", "number", "integer", "boolean", "null"})
 
 
 def is_strict(schema: dict[str, Any]) -> bool:
@@ -34,13 +35,17 @@ def _is_strict_part(schema: Any, depth: int) -> bool:
         return False
     if "anyOf" in schema:
         branches = schema["anyOf"]
-        return isinstance(branches, list) and all(_is_strict_part(branch, depth) for branch in branches)
+        return (
+            isinstance(branches, list)
+            and len(branches) > 0
+            and all(_is_strict_part(branch, depth + 1) for branch in branches)
+        )
     kind = schema.get("type")
     if kind == "object":
         return _is_strict_object(schema, depth)
     if kind == "array":
         return _is_strict_part(schema.get("items"), depth + 1)
-    return kind in {"string", "number", "integer", "boolean", "null"}
+    return isinstance(kind, str) and kind in _SCALARS
 
 
 def _is_strict_object(schema: dict[str, Any], depth: int) -> bool:

@@ -163,12 +163,9 @@ class Upstream:
 
     def _take_idle(self) -> Connection | None:
         """Return the idle connection that was used last: the least likely to have gone stale."""
-        if not self._idle:
-            return None
-        now_s = asyncio.get_running_loop().time()
         while self._idle:
             connection = self._idle.pop()
-            if connection.usable(now_s):
+            if connection.usable():
                 return connection
             self._discard(connection)
         return None
@@ -181,7 +178,7 @@ class Upstream:
         else:
             connection = await self._wait_for_turn(deadline_s)
             if connection is not None:
-                if connection.usable(asyncio.get_running_loop().time()):
+                if connection.usable():
                     return connection
                 connection.close()
         try:
@@ -232,15 +229,13 @@ class Upstream:
         if not connection.ready or self._closed:
             self._discard(connection)
             return
-        loop = asyncio.get_running_loop()
-        idle_s = min(self._limits.idle_timeout_s, connection.idle_limit_s)
-        connection.unusable_at_s = loop.time() + idle_s
+        connection.rest(self._limits.idle_timeout_s)
         if waiter := self._next_waiter():
             waiter.set_result(connection)
             return
         self._idle.append(connection)
         if self._reaper is None:
-            self._reaper = loop.call_later(self._limits.idle_timeout_s, self._reap)
+            self._reaper = asyncio.get_running_loop().call_later(self._limits.idle_timeout_s, self._reap)
 
     def _pass_on(self, connection: Connection | None) -> None:
         if connection is None:

@@ -19,7 +19,7 @@ a."b c".'d' = 1
 [ spaced . "out" ]
 basic = DDD
 [no.header]
-no = "key" ""\""DDD
+no = "key" ""\""DDD # " [
 after = 2
 literal = SSS
 [no.header]

@@ -1,0 +1,1 @@
+"""One module for each process, and the HTTP they speak."""

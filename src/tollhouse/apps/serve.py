@@ -1,0 +1,110 @@
+"""Running the API process: its socket, its server, and a stop that lets calls in flight end."""
+
+import asyncio
+import contextlib
+import resource
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import structlog
+import uvicorn
+
+from tollhouse.apps.api import Api
+from tollhouse.apps.http_protocol import bounded_protocol
+from tollhouse.config import Server
+from tollhouse.errors import StartError
+from tollhouse.kit.clock import Clock
+
+_BACKLOG = 8192
+_KEEP_ALIVE_S = 75
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_LOG = structlog.get_logger("tollhouse.server")
+
+
+def listen(server: Server) -> socket.socket:
+    """Return a listening socket; raises StartError when the address is taken or is not this machine's."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    try:
+        return socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
+            "expected a free port of this machine ([server] host, port, or --port)"
+        ) from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the address a listening socket is reached under."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def serve(
+    api: Api, listener: socket.socket, server: Server, clock: Clock, *, when_ready: Callable[[], None] | None = None
+) -> None:
+    """Serve until SIGINT or SIGTERM, then finish the calls in flight and return.
+
+    Args:
+        when_ready: called once, as soon as calls are accepted.
+    """
+    _raise_file_limit()
+    config = uvicorn.Config(
+        api,
+        http=bounded_protocol(
+            max_connections=server.max_connections,
+            max_header_bytes=server.max_header_bytes,
+            header_timeout_s=server.header_timeout_s,
+            clock=clock,
+        ),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(server.stop_timeout_s),
+        backlog=_BACKLOG,
+    )
+    running = _Server(config, when_ready)
+    loop = asyncio.get_running_loop()
+    for number in _STOP_SIGNALS:
+        loop.add_signal_handler(number, running.stop)
+    try:
+        await running.serve(sockets=[listener])
+    finally:
+        for number in _STOP_SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, ended by our signal handlers: its own raise the signal again before anything else can be closed."""
+
+    def __init__(self, config: uvicorn.Config, when_ready: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._when_ready = when_ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._when_ready is not None:
+            self._when_ready()
+
+    def stop(self) -> None:
+        """Take no new calls; a second signal gives up on those in flight."""
+        if self.should_exit:
+            self.force_exit = True
+            return
+        _LOG.info("stopping: calls in flight are finished first")
+        self.should_exit = True
+
+
+def _raise_file_limit() -> None:
+    """Allow as many sockets as the system lets this process have; the usual soft limit of 1024 is too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

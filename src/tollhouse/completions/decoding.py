@@ -1,0 +1,102 @@
+"""From the caller's bytes to a checked call; what is wrong is told by field, and by what was expected."""
+
+import difflib
+import re
+from typing import Any, NoReturn
+
+import msgspec
+
+from tollhouse.completions.model import CompleteBody
+from tollhouse.errors import InvalidRequest
+from tollhouse.providers.base import Message
+
+_decoder = msgspec.json.Decoder(CompleteBody)
+_MAX_SCHEMA_DEPTH = 64
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*?)`(?: - at `\$(?P<path>.*)`)?")
+_LOCATED = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_MAX_NAME = 64
+
+
+def decode_body(raw: bytes) -> CompleteBody:
+    """Decode and check a body.
+
+    Raises:
+        InvalidRequest: it is no JSON, or a field is missing, unknown, of another type or out of range.
+    """
+    try:
+        body = _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        _refuse(str(error))
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    _check(body)
+    return body
+
+
+def _refuse(problem: str) -> NoReturn:
+    """Turn msgspec's message into one that begins with the field."""
+    if match := _UNKNOWN.fullmatch(problem):
+        field = match["field"][:_MAX_NAME]
+        fields = ("role", "content") if "messages" in (match["path"] or "") else CompleteBody.__struct_fields__
+        near = difflib.get_close_matches(field, fields, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(fields)}"
+        raise InvalidRequest(f"{_field(match['path'], field)}: unknown field{hint}") from None
+    if match := _MISSING.fullmatch(problem):
+        raise InvalidRequest(f"{_field(match['path'], match['field'])}: is required") from None
+    match = _LOCATED.fullmatch(problem)
+    assert match is not None, "every text matches"
+    what = match["what"][:1].lower() + match["what"][1:]
+    raise InvalidRequest(f"{_field(match['path']) or 'the body'}: {what}") from None
+
+
+def _field(path: str | None, name: str = "") -> str:
+    return ".".join(part for part in ((path or "").lstrip("."), name) if part)
+
+
+def _check(body: CompleteBody) -> None:
+    """Check what a type cannot say."""
+    if (body.user_message is None) == (body.messages is None):
+        raise InvalidRequest("user_message: expected either user_message or messages, and not both")
+    if body.stream:
+        raise InvalidRequest("stream: streamed answers are not served at /ai/complete; leave it out or send false")
+    for name in ("tenant_id", "user_id", "feature_slug", "model"):
+        value = getattr(body, name)
+        if isinstance(value, str) and not value.isprintable():
+            raise InvalidRequest(f"{name}: expected printable characters only")
+    if body.response_schema is not None:
+        check_depth("response_schema", body.response_schema)
+
+
+def check_depth(field: str, value: Any) -> None:
+    """Refuse a value nested more deeply than any real schema; raises InvalidRequest."""
+    level: list[Any] = [value]
+    for _ in range(_MAX_SCHEMA_DEPTH):
+        level = [
+            child
+            for parent in level
+            if isinstance(parent, dict | list)
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+        ]
+        if not level:
+            return
+    raise InvalidRequest(f"{field}: is nested more than {_MAX_SCHEMA_DEPTH} levels deep")
+
+
+def conversation(body: CompleteBody) -> tuple[Message, ...]:
+    """Return the turns of a call, its system prompt first."""
+    turns = [Message("system", body.system_prompt)] if body.system_prompt else []
+    if body.user_message is not None:
+        turns.append(Message("user", body.user_message))
+    else:
+        turns += [Message(turn.role, turn.content) for turn in body.messages or ()]
+    return tuple(turns)
+
+
+def stop_sequences(body: CompleteBody) -> tuple[str, ...]:
+    """Return the stop sequences of a call."""
+    if body.stop is None:
+        return ()
+    return (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)

@@ -1,0 +1,128 @@
+"""The hot path: identify → gate → rate limit → reserve → dispatch → relay → settle → answer.
+
+``Pipeline.complete`` is the whole of it, for a caller that is identified. Gate, rate limit and reserve are one
+durable step (``Gate.admit``). An attempt that was admitted always ends in the ledger, settled, released or held as
+unknown, before anybody is told of it.
+"""
+
+import asyncio
+import random
+
+from tollhouse.audit.service import AuditLog
+from tollhouse.budgets.model import Reservation
+from tollhouse.completions.call import Answer, Call
+from tollhouse.completions.dispatch import Failed, dispatch
+from tollhouse.completions.models import PricedCandidate
+from tollhouse.completions.settling import count, settle
+from tollhouse.errors import InvalidRequest, TollhouseError
+from tollhouse.gate.admission import Admission, Replay
+from tollhouse.gate.service import Gate
+from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.ledger.service import Ledger
+from tollhouse.providers.base import WireRequest
+from tollhouse.telemetry.metrics import Metrics
+
+# Before the primary is tried again: at random, so that the calls hit by one outage do not return together.
+_PAUSE_S = (0.05, 0.25)
+# A provider that asks for a longer pause is not waited for; a fallback may answer meanwhile.
+_LONGEST_PAUSE_S = 2.0
+
+
+class Pipeline:
+    """Takes calls through all that they have to pass."""
+
+    def __init__(self, *, gate: Gate, ledger: Ledger, audit: AuditLog, metrics: Metrics, clock: Clock) -> None:
+        self._gate = gate
+        self._ledger = ledger
+        self._audit = audit
+        self._metrics = metrics
+        self._clock = clock
+
+    async def complete(self, call: Call) -> Answer:
+        """Serve a call from the first candidate that answers by its deadline.
+
+        Raises:
+            TollhouseError: each refusal and failure of the public contract.
+        """
+        outcome = await self._try(call, call.candidates[0], 1, None)
+        for attempt, tried in enumerate(call.candidates, start=2):
+            if not isinstance(outcome, Failed) or not outcome.may_go_on:
+                break
+            if await self._wait_for(call, tried, outcome):
+                outcome = await self._try(call, tried, attempt, outcome)
+        if isinstance(outcome, Answer):
+            return outcome
+        if call.claim is not None:
+            await self._ledger.free(call.claim, call.request_id)
+        raise outcome.error
+
+    async def _wait_for(self, call: Call, tried: PricedCandidate, failed: Failed) -> bool:
+        """Wait as long as a further attempt should; False when it would come too late."""
+        remaining_s = call.deadline_s - asyncio.get_running_loop().time()
+        if tried is not call.candidates[0]:
+            return remaining_s > 0
+        pause_s = failed.pause_s or random.uniform(*_PAUSE_S)  # noqa: S311 - jitter is no secret
+        if pause_s > min(remaining_s, _LONGEST_PAUSE_S):
+            return False
+        await asyncio.sleep(pause_s)
+        return True
+
+    async def _try(self, call: Call, tried: PricedCandidate, attempt: int, failed: Failed | None) -> Answer | Failed:
+        """Admit one attempt and carry it out.
+
+        Args:
+            failed: what became of the attempt before, or None for the first. Refusals of the first are raised, since
+                it holds nothing yet; a later one's end the call like any failure.
+        """
+        try:
+            wire = tried.candidate.adapter.encode(call.provider_request(tried.candidate))
+            reservation = call.reservation(tried, attempt, self._clock.now_ms())
+            is_first = failed is None
+            if tried is not call.candidates[0]:
+                await self._tell_of_switch(call, tried)
+            admitted = await self._gate.admit(
+                Admission(reservation, call.claim if is_first else None, is_first=is_first)
+            )
+        except TollhouseError as refusal:
+            if failed is None:
+                raise
+            # A fallback that cannot express the call is passed over.
+            return failed if isinstance(refusal, InvalidRequest) else Failed(refusal, "refused")
+        if isinstance(admitted, Replay):
+            return call.replay(admitted)
+        return await self._carry_out(call, tried, reservation, wire)
+
+    async def _carry_out(
+        self, call: Call, tried: PricedCandidate, reservation: Reservation, wire: WireRequest
+    ) -> Answer | Failed:
+        """Dispatch an admitted attempt, and enter what became of it."""
+        started_s = self._clock.monotonic_s()
+        outcome = await dispatch(tried.candidate, wire, call.deadline_s)
+        duration_s = self._clock.monotonic_s() - started_s
+        result = outcome.outcome if isinstance(outcome, Failed) else "settled"
+        self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)
+        latency_ms = round(duration_s * 1000)
+        try:
+            if isinstance(outcome, Failed):
+                if outcome.outcome == "unknown":
+                    await self._ledger.hold(reservation, latency_ms)
+                else:
+                    await self._ledger.release(reservation)
+                return outcome
+            now = utc_text(self._clock.now_ms())
+            settlement, body = settle(call, tried, reservation, outcome, latency_ms, now)
+            count(self._metrics, settlement)
+            await self._ledger.settle(settlement)
+        except TollhouseError as error:
+            return Failed(error, "unknown")
+        return Answer(body, call.request_id)
+
+    async def _tell_of_switch(self, call: Call, tried: PricedCandidate) -> None:
+        primary = call.candidates[0].candidate
+        await self._audit.record(
+            "provider.switched",
+            tenant_id=call.tenant_id,
+            target=call.request_id,
+            before={"provider": primary.provider, "model": primary.model},
+            after={"provider": tried.candidate.provider, "model": tried.candidate.model},
+        )

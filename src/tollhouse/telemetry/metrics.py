@@ -1,0 +1,128 @@
+"""Every metric, by name. Names follow OpenTelemetry's conventions for generative AI where those have one.
+
+The hot path adds to plain numbers; they become Prometheus samples when somebody looks.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+_DURATION_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+_TOKEN_TYPES = ("input", "cached_input", "cache_write", "output", "reasoning")
+
+
+class _Durations:
+    """A histogram of seconds."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(_DURATION_BUCKETS_S) + 1)
+        self.total_s = 0.0
+
+    def add(self, duration_s: float) -> None:
+        self.counts[bisect_left(_DURATION_BUCKETS_S, duration_s)] += 1
+        self.total_s += duration_s
+
+    def cumulative(self) -> list[tuple[str, float]]:
+        bounds = [*(str(bound) for bound in _DURATION_BUCKETS_S), "+Inf"]
+        return list(zip(bounds, accumulate(self.counts), strict=True))
+
+
+class _Attempts:
+    """What is counted for one provider and model."""
+
+    __slots__ = ("cost_nano_usd", "durations", "outcomes", "overruns", "tokens")
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, int] = {}
+        self.tokens = [0] * len(_TOKEN_TYPES)
+        self.cost_nano_usd = 0
+        self.overruns = 0
+        self.durations = _Durations()
+
+
+class Metrics(Collector):
+    """The service's counters. One event loop adds to them, so they need no lock."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[int, str], int] = {}
+        self._attempts: dict[tuple[str, str], _Attempts] = {}
+        self.calls_in_flight = 0
+        self.unwritten_endings = 0
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def answered(self, status: int, code: str) -> None:
+        """Count an answer to a caller: its HTTP status and error code ("" when it was served)."""
+        key = (status, code)
+        self._answers[key] = self._answers.get(key, 0) + 1
+
+    def attempted(self, provider: str, model: str, outcome: str, duration_s: float) -> None:
+        """Count an attempt at a provider: ``settled``, ``not_sent``, ``refused`` or ``unknown``."""
+        attempts = self._of(provider, model)
+        attempts.outcomes[outcome] = attempts.outcomes.get(outcome, 0) + 1
+        attempts.durations.add(duration_s)
+
+    def spent(self, provider: str, model: str, tokens: tuple[int, int, int, int, int], cost_nano_usd: int) -> None:
+        """Add what a settled attempt used: input, cached input, cache write, output and reasoning tokens."""
+        attempts = self._of(provider, model)
+        for place, count in enumerate(tokens):
+            attempts.tokens[place] += count
+        attempts.cost_nano_usd += cost_nano_usd
+
+    def overran(self, provider: str, model: str) -> None:
+        """Count an attempt that cost more than its ceiling, since the provider broke a limit it was given."""
+        self._of(provider, model).overruns += 1
+
+    def _of(self, provider: str, model: str) -> _Attempts:
+        key = (provider, model)
+        attempts = self._attempts.get(key)
+        if attempts is None:
+            attempts = self._attempts[key] = _Attempts()
+        return attempts
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics; called by prometheus_client."""
+        answers = CounterMetricFamily(
+            "tollhouse_http_answers", "Answers to completion calls", labels=["http_response_status_code", "error_type"]
+        )
+        for (status, code), count in self._answers.items():
+            answers.add_metric([str(status), code], count)
+        yield answers
+        yield GaugeMetricFamily("tollhouse_calls_in_flight", "Calls being served now", value=self.calls_in_flight)
+        yield GaugeMetricFamily(
+            "tollhouse_unwritten_endings", "Ended attempts that wait for the database", value=self.unwritten_endings
+        )
+        yield from self._collect_attempts()
+
+    def _collect_attempts(self) -> Iterator[Metric]:
+        labels = ["gen_ai_provider_name", "gen_ai_request_model"]
+        outcomes = CounterMetricFamily("tollhouse_attempts", "Tries at a provider", labels=[*labels, "outcome"])
+        tokens = CounterMetricFamily("gen_ai_client_token_usage", "Tokens used", labels=[*labels, "gen_ai_token_type"])
+        cost = CounterMetricFamily("tollhouse_cost_nano_usd", "Cost posted, in nano-USD", labels=labels)
+        overruns = CounterMetricFamily(
+            "tollhouse_ceiling_overruns", "Attempts costlier than their ceiling", labels=labels
+        )
+        durations = HistogramMetricFamily(
+            "gen_ai_client_operation_duration_seconds", "How long attempts took", labels=labels
+        )
+        for (provider, model), attempts in self._attempts.items():
+            of = [provider, model]
+            for outcome, count in attempts.outcomes.items():
+                outcomes.add_metric([*of, outcome], count)
+            for token_type, count in zip(_TOKEN_TYPES, attempts.tokens, strict=True):
+                tokens.add_metric([*of, token_type], count)
+            cost.add_metric(of, attempts.cost_nano_usd)
+            overruns.add_metric(of, attempts.overruns)
+            durations.add_metric(of, attempts.durations.cumulative(), attempts.durations.total_s)
+        yield from (outcomes, tokens, cost, overruns, durations)

@@ -1,0 +1,235 @@
+import json
+from typing import Any
+
+import pytest
+
+from tollhouse.errors import InvalidRequest
+from tollhouse.providers.anthropic import AnthropicAdapter
+from tollhouse.providers.base import (
+    Message,
+    OutcomeUnknown,
+    Overloaded,
+    ProviderAnswer,
+    ProviderRequest,
+    Rejected,
+    Usage,
+    WireResponse,
+)
+
+ADAPTER = AnthropicAdapter(base_url="https://api.anthropic.com", api_key="sk-ant-0123456789")
+ASK = ProviderRequest(model="claude-haiku-4-5", messages=(Message("user", "Hello"),), max_tokens=400)
+
+
+def answer(status: int = 200, headers: dict[str, str] | None = None, **body: Any) -> WireResponse:
+    return WireResponse(status=status, headers=headers or {}, body=json.dumps(body).encode())
+
+
+def message(**fields: Any) -> WireResponse:
+    whole = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "content": [{"type": "text", "text": "Hi"}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 10, "output_tokens": 5},
+    }
+    return answer(**{**whole, **fields})
+
+
+def error(status: int, kind: str, text: str, headers: dict[str, str] | None = None) -> WireResponse:
+    return answer(status, headers, type="error", error={"type": kind, "message": text}, request_id="req_1")
+
+
+def test_the_smallest_request_is_golden():
+    wire = ADAPTER.encode(ASK)
+    assert wire.path == "/v1/messages"
+    assert dict(wire.headers) == {"x-api-key": "sk-ant-0123456789", "anthropic-version": "2023-06-01"}
+    assert json.loads(wire.body) == {
+        "model": "claude-haiku-4-5",
+        "max_tokens": 400,
+        "messages": [{"role": "user", "content": "Hello"}],
+    }
+
+
+def test_the_fullest_request_is_golden():
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    request = ProviderRequest(
+        model="m",
+        messages=(
+            Message("system", "Be brief."),
+            Message("user", "One"),
+            Message("user", "Two"),
+            Message("system", "Be kind."),
+            Message("assistant", "Three"),
+        ),
+        max_tokens=1,
+        temperature=0.0,
+        stop=("END", "STOP"),
+        response_schema=schema,
+    )
+    assert json.loads(ADAPTER.encode(request).body) == {
+        "model": "m",
+        "max_tokens": 1,
+        "system": "Be brief.\n\nBe kind.",
+        "messages": [
+            {"role": "user", "content": "One"},
+            {"role": "user", "content": "Two"},
+            {"role": "assistant", "content": "Three"},
+        ],
+        "temperature": 0.0,
+        "stop_sequences": ["END", "STOP"],
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
+    }
+
+
+def test_a_server_without_a_key_gets_no_key_header():
+    wire = AnthropicAdapter(base_url="http://127.0.0.1:8080", api_key="").encode(ASK)
+    assert dict(wire.headers) == {"anthropic-version": "2023-06-01"}
+
+
+def test_system_turns_alone_are_refused_by_name():
+    with pytest.raises(InvalidRequest, match=r"^messages: expected at least one turn of the user"):
+        ADAPTER.encode(ProviderRequest(model="m", messages=(Message("system", "x"),), max_tokens=1))
+
+
+def test_an_answer_is_golden():
+    assert ADAPTER.decode(message()) == ProviderAnswer(
+        content="Hi",
+        finish_reason="stop",
+        usage=Usage(input_tokens=10, output_tokens=5),
+        provider_request_id="msg_1",
+    )
+
+
+def test_the_request_id_of_the_header_comes_first():
+    assert ADAPTER.decode(message(headers={"request-id": "req_7"})).provider_request_id == "req_7"
+
+
+def test_every_class_of_usage_is_counted_once():
+    usage = {
+        "input_tokens": 1,
+        "cache_read_input_tokens": 20,
+        "cache_creation_input_tokens": 700,
+        "cache_creation": {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 400},
+        "output_tokens": 9000,
+        "output_tokens_details": {"thinking_tokens": 5000},
+    }
+    assert ADAPTER.decode(message(usage=usage)).usage == Usage(
+        input_tokens=1,
+        cached_input_tokens=20,
+        cache_write_tokens=300,
+        cache_write_1h_tokens=400,
+        output_tokens=4000,
+        reasoning_tokens=5000,
+    )
+
+
+def test_cache_writes_without_a_split_are_of_the_default_lifetime():
+    usage = {"input_tokens": 1, "output_tokens": 1, "cache_creation_input_tokens": 7, "cache_creation": None}
+    assert ADAPTER.decode(message(usage=usage)).usage == Usage(input_tokens=1, cache_write_tokens=7, output_tokens=1)
+
+
+def test_a_split_without_its_sum_is_enough():
+    usage = {"input_tokens": 1, "output_tokens": 1, "cache_creation": {"ephemeral_5m_input_tokens": 7}}
+    assert ADAPTER.decode(message(usage=usage)).usage == Usage(input_tokens=1, cache_write_tokens=7, output_tokens=1)
+
+
+def test_an_explicit_zero_is_a_zero():
+    assert ADAPTER.decode(message(usage={"input_tokens": 0, "output_tokens": 0})).usage == Usage()
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        [],
+        "many",
+        {"input_tokens": 10},
+        {"input_tokens": -1, "output_tokens": 5},
+        {"input_tokens": "10", "output_tokens": 5},
+        {"input_tokens": True, "output_tokens": 5},
+        {"input_tokens": 10**9 + 1, "output_tokens": 5},
+        {"input_tokens": 10, "output_tokens": 5, "output_tokens_details": {"thinking_tokens": 6}},
+        {
+            "input_tokens": 1,
+            "output_tokens": 5,
+            "cache_creation_input_tokens": 3,
+            "cache_creation": {"ephemeral_1h_input_tokens": 4},
+        },
+    ],
+)
+def test_a_usage_that_cannot_be_read_does_not_cost_the_answer(usage):
+    decoded = ADAPTER.decode(message(usage=usage))
+    assert decoded.content == "Hi"
+    assert decoded.usage is None
+
+
+def test_only_text_blocks_are_content():
+    content = [
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "text", "text": "One"},
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}},
+        {"type": "of_tomorrow", "text": {"not": "text"}},
+        {"type": "text", "text": " two"},
+    ]
+    assert ADAPTER.decode(message(content=content)).content == "One two"
+
+
+@pytest.mark.parametrize(
+    ("stop_reason", "expected"),
+    [
+        ("end_turn", "stop"),
+        ("stop_sequence", "stop"),
+        ("max_tokens", "length"),
+        ("model_context_window_exceeded", "length"),
+        ("tool_use", "tool_calls"),
+        ("refusal", "refusal"),
+        ("pause_turn", "other"),
+        ("of_tomorrow", "other"),
+        (None, "other"),
+    ],
+)
+def test_stop_reasons_are_mapped(stop_reason, expected):
+    assert ADAPTER.decode(message(stop_reason=stop_reason)).finish_reason == expected
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]", b'{"content":"text"}', b'{"content":[{"type":"text"'])
+def test_a_200_that_is_no_message_may_have_been_billed(body):
+    with pytest.raises(OutcomeUnknown):
+        ADAPTER.decode(WireResponse(status=200, headers={}, body=body))
+
+
+def test_a_refused_request_passes_the_reason_on():
+    with pytest.raises(Rejected, match="max_tokens: must be at least 1") as caught:
+        ADAPTER.decode(error(400, "invalid_request_error", "max_tokens: must be at least 1"))
+    assert caught.value.status == 400
+
+
+def test_a_request_cloudflare_finds_too_large_is_rejected():
+    with pytest.raises(Rejected, match="HTTP 413"):
+        ADAPTER.decode(WireResponse(status=413, headers={}, body=b"<html>413 Request Entity Too Large</html>"))
+
+
+def test_overload_is_another_candidates_chance():
+    with pytest.raises(Overloaded, match="overloaded_error") as caught:
+        ADAPTER.decode(error(529, "overloaded_error", "Overloaded", {"retry-after": "12"}))
+    assert (caught.value.status, caught.value.retry_after_s) == (529, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "text"),
+    [
+        (401, "authentication_error", "invalid x-api-key sk-ant-0123456789"),
+        (402, "billing_error", "sk-ant-0123456789"),
+        (403, "permission_error", "sk-ant-0123456789"),
+        (404, "not_found_error", "model: claude-9 sk-ant-0123456789"),
+        (400, "invalid_request_error", "Your credit balance is too low to access the Anthropic API."),
+        (400, "invalid_request_error", "You have reached your specified API usage limits."),
+    ],
+)
+def test_what_the_operator_has_to_mend_is_not_the_callers_fault(status, kind, text):
+    with pytest.raises(Overloaded, match=r"operator configured|account of this service's operator") as caught:
+        ADAPTER.decode(error(status, kind, text))
+    assert text not in str(caught.value)
+    assert "sk-ant" not in str(caught.value)
