@@ -1,5 +1,6 @@
 """The audit log's statements. They run on every engine."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -11,17 +12,17 @@ from tollhouse.storage.schema import ai_audit_log
 
 def append(connection: sa.Connection, entry: AuditEntry) -> None:
     """Write an entry, in the transaction of the change it tells of."""
-    connection.execute(
-        sa.insert(ai_audit_log).values(
-            created_at=entry.created_at,
-            actor=entry.actor,
-            action=entry.action,
-            tenant_id=entry.tenant_id,
-            target=entry.target,
-            before=_text(entry.before),
-            after=_text(entry.after),
-        )
-    )
+    append_all(connection, [entry])
+
+
+def append_all(connection: sa.Connection, entries: Iterable[AuditEntry]) -> None:
+    """Write the entries of a change that concerns many."""
+    rows = [
+        {**msgspec.structs.asdict(entry), "before": _text(entry.before), "after": _text(entry.after)}
+        for entry in entries
+    ]
+    if rows:
+        connection.execute(sa.insert(ai_audit_log), rows)
 
 
 def _text(state: Any) -> str | None:

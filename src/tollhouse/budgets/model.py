@@ -28,6 +28,18 @@ class BudgetKey(NamedTuple):
         return f"{self.scope} {self.scope_id} of tenant {self.tenant_id}"
 
 
+def budget_keys(
+    tenant_id: str, billing_period: str, user_id: str, feature_slug: str, key_id: str
+) -> tuple[BudgetKey, ...]:
+    """Return the budgets that a call counts against, where a cap exists for them."""
+    keys = (
+        BudgetKey(tenant_id, billing_period, "tenant", ""),
+        BudgetKey(tenant_id, billing_period, "feature", feature_slug),
+        BudgetKey("", billing_period, "key", key_id),
+    )
+    return (*keys, BudgetKey(tenant_id, billing_period, "user", user_id)) if user_id else keys
+
+
 class Budget(msgspec.Struct):
     """The state of one cap in one month; ``posted + reserved <= cap`` is what admission keeps true."""
 
@@ -65,14 +77,7 @@ class Reservation(msgspec.Struct, frozen=True):
 
     def budget_keys(self) -> tuple[BudgetKey, ...]:
         """The budgets this attempt counts against, where a cap exists for them."""
-        keys = [
-            BudgetKey(self.tenant_id, self.billing_period, "tenant", ""),
-            BudgetKey(self.tenant_id, self.billing_period, "feature", self.feature_slug),
-            BudgetKey("", self.billing_period, "key", self.key_id),
-        ]
-        if self.user_id:
-            keys.append(BudgetKey(self.tenant_id, self.billing_period, "user", self.user_id))
-        return tuple(keys)
+        return budget_keys(self.tenant_id, self.billing_period, self.user_id, self.feature_slug, self.key_id)
 
 
 class Movement:

@@ -1,6 +1,6 @@
 """The control plane's statements: caps, the state of budgets, and open reservations. They run on every engine."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import sqlalchemy as sa
 
@@ -11,6 +11,22 @@ from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_reservations
 def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: str, cap_nano_usd: int) -> None:
     """Make a tenant's cap hold in the running month; the months after take it from the tenant."""
     _set_month(connection, BudgetKey(tenant_id, billing_period, "tenant", ""), cap_nano_usd)
+
+
+def set_tenant_caps(
+    connection: sa.Connection, tenant_ids: Iterable[str], billing_period: str, cap_nano_usd: int
+) -> None:
+    """Make a cap hold in the running month of many tenants, where their month has begun."""
+    rows = [{"id": tenant_id, "cap": cap_nano_usd} for tenant_id in tenant_ids]
+    table = ai_budgets.c
+    statement = sa.update(ai_budgets).where(
+        table.tenant_id == sa.bindparam("id"),
+        table.billing_period == billing_period,
+        table.scope == "tenant",
+        table.scope_id == "",
+    )
+    if rows:
+        connection.execute(statement.values(cap_nano_usd=sa.bindparam("cap")), rows)
 
 
 def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: int, now: str) -> None:
@@ -95,6 +111,16 @@ def standing_caps(connection: sa.Connection, tenant_id: str, billing_period: str
     """Return the caps in nano-USD that are set below a tenant's own; for service keys the tenant id is ""."""
     rows = connection.execute(sa.select(ai_budget_caps).where(ai_budget_caps.c.tenant_id == tenant_id))
     return {BudgetKey(row.tenant_id, billing_period, row.scope, row.scope_id): row.cap_nano_usd for row in rows}
+
+
+def standing_cap(connection: sa.Connection, key: BudgetKey) -> int | None:
+    """Return the cap in nano-USD of a user, a feature or a service key, or None."""
+    table = ai_budget_caps.c
+    return connection.scalar(
+        sa.select(table.cap_nano_usd).where(
+            table.tenant_id == key.tenant_id, table.scope == key.scope, table.scope_id == key.scope_id
+        )
+    )
 
 
 def open_reservations(connection: sa.Connection) -> Sequence[Reservation]:

@@ -1,21 +1,16 @@
 """From the caller's bytes to a checked call; what is wrong is told by field, and by what was expected."""
 
-import difflib
-import re
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from tollhouse.completions.model import CompleteBody
 from tollhouse.errors import InvalidRequest
+from tollhouse.kit.validation import decode_json
 from tollhouse.providers.base import Message
 
 _decoder = msgspec.json.Decoder(CompleteBody)
 _MAX_SCHEMA_DEPTH = 64
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<field>.*?)`(?: - at `\$(?P<path>.*)`)?")
-_LOCATED = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-_MAX_NAME = 64
 
 
 def decode_body(raw: bytes) -> CompleteBody:
@@ -25,35 +20,11 @@ def decode_body(raw: bytes) -> CompleteBody:
         InvalidRequest: it is no JSON, or a field is missing, unknown, of another type or out of range.
     """
     try:
-        body = _decoder.decode(raw)
-    except msgspec.ValidationError as error:
-        _refuse(str(error))
-    except msgspec.DecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    except RecursionError:
-        raise InvalidRequest("the body is nested too deeply") from None
+        body = decode_json(_decoder, raw)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None
     _check(body)
     return body
-
-
-def _refuse(problem: str) -> NoReturn:
-    """Turn msgspec's message into one that begins with the field."""
-    if match := _UNKNOWN.fullmatch(problem):
-        field = match["field"][:_MAX_NAME]
-        fields = ("role", "content") if "messages" in (match["path"] or "") else CompleteBody.__struct_fields__
-        near = difflib.get_close_matches(field, fields, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(fields)}"
-        raise InvalidRequest(f"{_field(match['path'], field)}: unknown field{hint}") from None
-    if match := _MISSING.fullmatch(problem):
-        raise InvalidRequest(f"{_field(match['path'], match['field'])}: is required") from None
-    match = _LOCATED.fullmatch(problem)
-    assert match is not None, "every text matches"
-    what = match["what"][:1].lower() + match["what"][1:]
-    raise InvalidRequest(f"{_field(match['path']) or 'the body'}: {what}") from None
-
-
-def _field(path: str | None, name: str = "") -> str:
-    return ".".join(part for part in ((path or "").lstrip("."), name) if part)
 
 
 def _check(body: CompleteBody) -> None:

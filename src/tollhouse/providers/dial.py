@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from functools import cache
+from typing import cast
 
 from tollhouse.providers.address import Address, Proxy
 from tollhouse.providers.base import NotSent
@@ -108,8 +109,7 @@ class _Tunnel(asyncio.Protocol):
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(self._request)
+        cast("asyncio.Transport", transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._received += data

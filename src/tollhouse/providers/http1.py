@@ -115,6 +115,12 @@ class Connection(asyncio.Protocol):
             # Asking for it marks it as seen: when the caller was cancelled as well, nobody else will.
             waiter.exception()
 
+    def hang_up(self) -> None:
+        """Close an idle connection with a proper goodbye, and only after what TLS still has to send."""
+        self.ready = False
+        if self._transport is not None:
+            self._transport.close()
+
     async def closed(self) -> None:
         """Wait until the socket of a connection that was made is gone."""
         await self._lost.wait()

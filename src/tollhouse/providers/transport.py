@@ -122,7 +122,7 @@ class Upstream:
             NotSent: the provider cannot be reached, for the reason given.
         """
         connection = await self._connect(asyncio.get_running_loop().time() + timeout_s)
-        connection.close()
+        connection.hang_up()
 
     async def close(self) -> None:
         """Close every connection and refuse all further calls; calls that still wait fail."""
@@ -171,8 +171,7 @@ class Upstream:
         return None
 
     async def _wait_for_connection(self, deadline_s: float) -> Connection:
-        if self._closed:
-            raise self._closed_error()
+        self._check_open()
         if self._slots_taken < self._limits.max_connections:
             self._slots_taken += 1
         else:
@@ -214,14 +213,15 @@ class Upstream:
             waiter.set_exception(NotSent(f"no connection to {self._name} came free before the deadline"))
 
     async def _connect(self, deadline_s: float) -> Connection:
+        self._check_open()
         limits = self._limits
         connection = Connection(self._name, limits.max_answer_bytes, limits.max_header_bytes, self._on_connection_lost)
         now_s = asyncio.get_running_loop().time()
         await self._dialer.open(connection, min(deadline_s, now_s + limits.connect_timeout_s))
+        self._connections.add(connection)
         if self._closed:
             connection.close()
-            raise self._closed_error()
-        self._connections.add(connection)
+        self._check_open()
         return connection
 
     def _release(self, connection: Connection) -> None:
@@ -275,6 +275,10 @@ class Upstream:
             self._idle.remove(connection)
             self._discard(connection)
         self._reaper = loop.call_later(self._limits.idle_timeout_s, self._reap) if self._idle else None
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
 
     def _closed_error(self) -> NotSent:
         return NotSent(f"the transport to {self._name} is closed")

@@ -32,13 +32,23 @@ def save(connection: sa.Connection, module: TenantModule) -> None:
     connection.execute(sa.insert(tenant_ai_modules).values(**msgspec.structs.asdict(module)))
 
 
-def follow_tier(connection: sa.Connection, tier: str, budget_nano_usd: int) -> list[str]:
-    """Give the tenants whose budget is their tier's its new amount; return the ids of those it changed for."""
+def follow_tier(connection: sa.Connection, tier: str, budget_nano_usd: int) -> dict[str, int]:
+    """Give the tenants whose budget is their tier's its new amount; return the old one of each that it changed for."""
     table = tenant_ai_modules.c
     stale = sa.and_(table.tier == tier, sa.not_(table.has_own_budget), table.budget_nano_usd != budget_nano_usd)
-    tenant_ids = list(connection.scalars(sa.select(table.tenant_id).where(stale)))
+    rows = connection.execute(sa.select(table.tenant_id, table.budget_nano_usd).where(stale))
+    before = {row.tenant_id: row.budget_nano_usd for row in rows}
     connection.execute(sa.update(tenant_ai_modules).where(stale).values(budget_nano_usd=budget_nano_usd))
-    return tenant_ids
+    return before
+
+
+def find_feature(connection: sa.Connection, tenant_id: str, feature_slug: str) -> Feature | None:
+    """Return a tenant's feature switch, or None."""
+    table = tenant_ai_features.c
+    row = connection.execute(
+        sa.select(tenant_ai_features).where(table.tenant_id == tenant_id, table.feature_slug == feature_slug)
+    ).one_or_none()
+    return None if row is None else Feature(**row._asdict())
 
 
 def features(connection: sa.Connection, tenant_id: str) -> list[Feature]:

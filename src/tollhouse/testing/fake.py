@@ -5,7 +5,8 @@ import gzip
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -14,8 +15,8 @@ import msgspec
 import uvloop
 
 from tollhouse.testing.behaviour import Behaviour, Exchange, Format, Receipt, Tokens
-from tollhouse.testing.billing import Bill, Call, bill
-from tollhouse.testing.control import control
+from tollhouse.testing.billing import Call, bill
+from tollhouse.testing.control import PREFIX, control
 from tollhouse.testing.formats import BASE_PATHS, BadCall, WireFormat, format_at
 from tollhouse.testing.server import Connection, Delivery, HttpCall
 
@@ -24,6 +25,8 @@ _KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _CORRELATION_HEADERS = ("x-request-id", "x-client-request-id")
 # Errors that an intermediary makes up after the provider may have done the work.
 _LOST_BEHIND = frozenset({502, 504})
+_GARBAGE = b"<html><body>It works!</body></html>"
+_BARE = b"<html><head><title>Error</title></head><body>nginx</body></html>"
 
 
 class FakeProvider:
@@ -52,6 +55,7 @@ class FakeProvider:
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
         self._thread: threading.Thread | None = None
+        self._leave: Callable[[], object] | None = None
 
     # What it is told.
 
@@ -72,10 +76,7 @@ class FakeProvider:
         Raises:
             ValueError: the exchange lacks its status or response.
         """
-        try:
-            self._script.append(msgspec.convert(exchange, Exchange))
-        except msgspec.ValidationError as error:
-            raise ValueError(f"not a recorded exchange: {error}") from error
+        self._script.append(msgspec.convert(exchange, Exchange))
 
     def reset(self) -> None:
         """Forget all behaviours and receipts; the receipts file keeps its lines, and ids are not used again."""
@@ -102,7 +103,7 @@ class FakeProvider:
         return int(self._server.sockets[0].getsockname()[1])
 
     def base_url(self, name: Format) -> str:
-        """Return the base URL to configure for a kind of provider."""
+        """Return the base URL to configure for a kind of provider; raises RuntimeError if it does not listen."""
         return f"http://{self._host}:{self.port}{BASE_PATHS[name]}"
 
     # Its life.
@@ -113,12 +114,17 @@ class FakeProvider:
         Raises:
             OSError: the port is taken, or the receipts file cannot be opened.
         """
-        self._server = await asyncio.get_running_loop().create_server(
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
             lambda: Connection(self._handle, self._connections), self._host, self._port, backlog=_BACKLOG
         )
         if self._receipts_path is not None:
-            # Unbuffered: a line is with the operating system, and outlives this process, once it is written.
-            self._file = self._receipts_path.open("ab", buffering=0)
+            try:
+                # Unbuffered: a line is with the operating system, and outlives this process, once it is written.
+                self._file = self._receipts_path.open("ab", buffering=0)
+            except OSError:
+                await self.stop()
+                raise
 
     async def stop(self) -> None:
         """Stop listening and cut every connection; the receipts stay readable."""
@@ -134,34 +140,138 @@ class FakeProvider:
             self._file = None
 
     def __enter__(self) -> Self:
-        started: asyncio.Queue[None] | threading.Event = threading.Event()
-        failures: list[BaseException] = []
-        self._thread = threading.Thread(target=self._serve, args=(started, failures), daemon=True)
+        started: Future[Callable[[], object]] = Future()
+        self._thread = threading.Thread(target=self._serve, args=(started,), daemon=True)
         self._thread.start()
-        started.wait()
-        if failures:
-            self._thread.join()
-            raise failures[0]
+        self._leave = started.result()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        assert self._leave is not None, "__enter__() has set it"
+        assert self._thread is not None, "__enter__() has set it"
         self._leave()
+        self._thread.join()
 
-    def _serve(self, started: threading.Event, failures: list[BaseException]) -> None:
+    def _serve(self, started: Future[Callable[[], object]]) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._serve_until_left(started, failures))
+            runner.run(self._serve_until_left(started))
+
+    async def _serve_until_left(self, started: Future[Callable[[], object]]) -> None:
+        left = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            await self.start()
+        except OSError as error:
+            started.set_exception(error)
+            return
+        started.set_result(lambda: loop.call_soon_threadsafe(left.set))
+        await left.wait()
+        await self.stop()
 
     # What happens to a call.
 
     def _handle(self, http: HttpCall) -> Delivery:
         path = http.target.partition("?")[0]
-        if path.startswith("/_fake/"):
+        if path.startswith(PREFIX):
             return control(self, http)
         form = format_at(path)
         if form is None or http.method != "POST":
-            return Delivery(404, b'{"error":{"message":"the fake provider speaks nothing here","type":"not_found"}}')
-        return self._answer(form, path, http)
+            return Delivery(404, b'{"error":{"message":"nothing is spoken here","type":"not_found_error"}}')
+        try:
+            call = form.read(path, http.body)
+        except BadCall as error:
+            # Whatever it was told, it refuses what the vendor would.
+            refused = Behaviour(status=400, reason=str(error))
+            return self._deliver(form, path, http, Call(model="", prompt_bytes=0), refused)
+        told = self._script.popleft() if self._script else self._of_model.get(call.model, self._default)
+        return self._deliver(form, path, http, call, told)
+
+    def _deliver(self, form: WireFormat, path: str, http: HttpCall, call: Call, told: Behaviour | Exchange) -> Delivery:
+        self._order += 1
+        answer_id = f"fake-{self._run}-{self._order}"
+        if isinstance(told, Exchange):
+            delivery, tokens, billed = _replayed(told), Tokens(), told.status < 400
+        else:
+            cost = bill(call, told)
+            cost = msgspec.structs.replace(cost, tokens=form.fold(cost.tokens))
+            billed = told.status is None or (told.bare and told.status in _LOST_BEHIND)
+            tokens = cost.tokens if billed else Tokens()
+            body = form.answer(call, answer_id, cost, told) if told.status is None else _refusal(form, told, http)
+            delivery = _told(form, told, answer_id, body)
+        self._note(
+            Receipt(
+                id=answer_id,
+                order=self._order,
+                format=form.name,
+                model=call.model,
+                path=path,
+                status=delivery.status if delivery.fate == "whole" else None,
+                billed=billed,
+                **msgspec.structs.asdict(tokens),
+                authenticated=any(http.headers.get(name) for name in _KEY_HEADERS),
+                correlation_id=next((http.headers[n] for n in _CORRELATION_HEADERS if n in http.headers), None),
+                replayed=isinstance(told, Exchange),
+                raw_request=_one_line(http.body),
+            )
+        )
+        return delivery
+
+    def _note(self, receipt: Receipt) -> None:
+        self._receipts.append(receipt)
+        if self._file is not None:
+            self._file.write(msgspec.json.encode(receipt) + b"\n")
 
 
+def _told(form: WireFormat, told: Behaviour, answer_id: str, body: bytes) -> Delivery:
+    """Return the delivery of an answer or an error in the way that a behaviour tells."""
+    headers = [] if form.id_header is None else [(form.id_header, answer_id)]
+    content_type = "application/json"
+    if told.status is not None and told.bare:
+        body, content_type = _BARE, "text/html"
+    if told.garbage:
+        body = _GARBAGE
+    if told.status is not None and told.retry_after_s is not None and form.name != "gemini":
+        headers.append(("retry-after", f"{told.retry_after_s:g}"))
+    if told.gzip:
+        body = gzip.compress(body, compresslevel=1)
+        headers.append(("content-encoding", "gzip"))
+    fate: Any = "never" if told.hang else "whole"
+    if told.reset is not None:
+        fate = "reset_before" if told.reset == "before_answer" else "reset_mid"
+    return Delivery(
+        status=told.status or 200,
+        body=body,
+        content_type=content_type,
+        headers=tuple(headers),
+        delay_s=told.delay_s,
+        fate=fate,
+        keep_alive=not told.no_keep_alive,
+    )
+
+
+def _refusal(form: WireFormat, told: Behaviour, http: HttpCall) -> bytes:
+    assert told.status is not None, "a refusal has a status"
+    reason = told.reason
+    if told.status == 401:
+        # OpenAI and DeepSeek repeat the ends of the key they refuse: no caller must ever see that.
+        key = next((http.headers[name] for name in _KEY_HEADERS if name in http.headers), "")
+        key = key.removeprefix("Bearer ")
+        reason = f"Incorrect API key provided: {key[:8]}***{key[-4:]}."
+    return form.error(told.status, reason, told.retry_after_s)
+
+
+def _replayed(exchange: Exchange) -> Delivery:
+    response = exchange.response
+    body = response.encode() if isinstance(response, str) else msgspec.json.encode(response)
+    return Delivery(exchange.status, body, exchange.content_type or "application/json")
+
+
+def _one_line(body: bytes) -> msgspec.Raw:
+    """Return a JSON body without line breaks, or ``null`` for what is no JSON."""
+    try:
+        # Formatting copies the text without building its objects, and finds what is no JSON.
+        return msgspec.Raw(msgspec.json.format(body, indent=-1))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return msgspec.Raw(b"null")

@@ -4,7 +4,7 @@ They are written from the vendors' documentation and recorded traffic, apart fro
 shared by the two sides would repeat a misreading on both.
 """
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
@@ -35,7 +35,7 @@ class WireFormat(Protocol):
 
     def answer(self, call: Call, answer_id: str, bill: Bill, behaviour: Behaviour) -> bytes: ...
 
-    def error(self, status: int, reason: str, behaviour: Behaviour) -> bytes: ...
+    def error(self, status: int, reason: str, retry_after_s: float | None) -> bytes: ...
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
@@ -77,7 +77,7 @@ class AnthropicFormat:
     name: Format = "anthropic"
     id_header: str | None = "request-id"
     _decoder = msgspec.json.Decoder(_MessagesBody)
-    _types = {
+    _types: ClassVar[dict[int, str]] = {
         400: "invalid_request_error",
         401: "authentication_error",
         402: "billing_error",
@@ -89,7 +89,7 @@ class AnthropicFormat:
         529: "overloaded_error",
     }
 
-    def read(self, path: str, body: bytes) -> Call:  # noqa: ARG002 the path says nothing more here
+    def read(self, path: str, body: bytes) -> Call:  # noqa: ARG002 the path says no more
         ask = _decoded(self._decoder, body)
         _refuse_stream(ask.stream)
         if ask.max_tokens < 1:
@@ -129,7 +129,7 @@ class AnthropicFormat:
             "service_tier": "standard",
         }
 
-    def error(self, status: int, reason: str, behaviour: Behaviour) -> bytes:  # noqa: ARG002
+    def error(self, status: int, reason: str, retry_after_s: float | None) -> bytes:  # noqa: ARG002 a header says it
         kind = self._types.get(status, "api_error" if status >= 500 else "invalid_request_error")
         return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": reason}, "request_id": "fake"})
 
@@ -148,13 +148,13 @@ class OpenAIFormat:
     name: Format = "openai"
     id_header: str | None = "x-request-id"
     _decoder = msgspec.json.Decoder(_ChatBody)
-    _errors = {
+    _errors: ClassVar[dict[int, tuple[str, str]]] = {
         401: ("invalid_request_error", "invalid_api_key"),
         404: ("invalid_request_error", "model_not_found"),
         429: ("requests", "rate_limit_exceeded"),
     }
 
-    def read(self, path: str, body: bytes) -> Call:  # noqa: ARG002 the path says nothing more here
+    def read(self, path: str, body: bytes) -> Call:  # noqa: ARG002 the path says no more
         ask = _decoded(self._decoder, body)
         _refuse_stream(ask.stream)
         if ask.max_tokens is not None and ask.max_completion_tokens is not None:
@@ -171,7 +171,7 @@ class OpenAIFormat:
         return msgspec.structs.replace(tokens, cache_write_tokens=written, cache_write_1h_tokens=0)
 
     def answer(self, call: Call, answer_id: str, bill: Bill, behaviour: Behaviour) -> bytes:
-        message = {"role": "assistant", "content": bill.content, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {"role": "assistant", "content": bill.content, "refusal": None, "annotations": []}
         finish_reason = "length" if bill.cut_short else "stop"
         body: dict[str, Any] = {
             "id": answer_id,
@@ -202,9 +202,9 @@ class OpenAIFormat:
             "completion_tokens_details": {"reasoning_tokens": tokens.reasoning_tokens, "audio_tokens": 0},
         }
 
-    def error(self, status: int, reason: str, behaviour: Behaviour) -> bytes:  # noqa: ARG002
+    def error(self, status: int, reason: str, retry_after_s: float | None) -> bytes:  # noqa: ARG002 a header says it
         default = "server_error" if status >= 500 else "invalid_request_error"
-        kind, code = self._errors.get(status, (default, None))
+        kind, code = self._errors.get(status) or (default, None)
         return msgspec.json.encode({"error": {"message": reason, "type": kind, "param": None, "code": code}})
 
 
@@ -213,7 +213,7 @@ class DeepSeekFormat(OpenAIFormat):
 
     name: Format = "deepseek"
     id_header: str | None = None
-    _errors = {
+    _errors: ClassVar[dict[int, tuple[str, str]]] = {
         401: ("authentication_error", "invalid_request_error"),
         402: ("unknown_error", "invalid_request_error"),
         429: ("rate_limit_reached", "invalid_request_error"),
@@ -252,7 +252,7 @@ class GeminiFormat:
     name: Format = "gemini"
     id_header: str | None = None
     _decoder = msgspec.json.Decoder(_GenerateBody)
-    _statuses = {
+    _statuses: ClassVar[dict[int, str]] = {
         400: "INVALID_ARGUMENT",
         401: "UNAUTHENTICATED",
         403: "PERMISSION_DENIED",
@@ -305,11 +305,11 @@ class GeminiFormat:
             "totalTokenCount": prompt + tokens.output_tokens + tokens.reasoning_tokens,
         }
 
-    def error(self, status: int, reason: str, behaviour: Behaviour) -> bytes:
+    def error(self, status: int, reason: str, retry_after_s: float | None) -> bytes:
         name = self._statuses.get(status, "UNKNOWN")
         error: dict[str, Any] = {"code": status, "message": reason, "status": name}
-        if behaviour.retry_after_s is not None:
-            retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{behaviour.retry_after_s:g}s"}
+        if retry_after_s is not None:
+            retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": f"{retry_after_s:g}s"}
             error["details"] = [retry]
         return msgspec.json.encode({"error": error})
 

@@ -6,7 +6,7 @@ import http
 import socket
 import struct
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast
 
 import httptools
 import msgspec
@@ -54,8 +54,8 @@ class Connection(asyncio.Protocol):
         self._body: list[bytes] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transport is one in all but its ancestry.
+        self._transport = cast("asyncio.Transport", transport)
         self._connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 the reason changes nothing

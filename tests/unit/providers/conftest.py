@@ -1,7 +1,7 @@
 """Servers on loopback that send exactly the bytes a test wants."""
 
 import asyncio
-import datetime
+import datetime as dt
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
@@ -29,9 +29,7 @@ class Peer:
     async def request(self):
         """Read one whole request and keep it; raises IncompleteReadError when the client is gone."""
         head = await self.reader.readuntil(b"\r\n\r\n")
-        length = next(
-            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length")
-        )
+        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length"))
         request = head + await self.reader.readexactly(length)
         self.server.requests.append(request)
         return request
@@ -90,7 +88,7 @@ class RawServer:
         self.most_open = max(self.most_open, self.open)
         try:
             await self.script(Peer(self, reader, writer))
-        except (asyncio.IncompleteReadError, ConnectionError, ssl.SSLError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, ConnectionError, ssl.SSLError):
             pass
         except Exception as failure:
             self.failures.append(failure)
@@ -114,6 +112,27 @@ async def always_ok(peer):
     while True:
         await peer.request()
         await peer.send(OK)
+
+
+async def silent(peer):
+    """Read a request, and never answer more than an interim answer."""
+    await peer.request()
+    await peer.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    await peer.client_gone()
+
+
+async def stuck(peer):
+    """Read a request, and never send more than an answer's head."""
+    await peer.request()
+    await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    await peer.client_gone()
+
+
+async def until(condition):
+    """Wait for what other tasks of the loop bring about."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 @asynccontextmanager
@@ -145,6 +164,9 @@ class Kit:
     RawServer = RawServer
     scripted = staticmethod(scripted)
     always_ok = staticmethod(always_ok)
+    silent = staticmethod(silent)
+    stuck = staticmethod(stuck)
+    until = staticmethod(until)
     upstream = staticmethod(upstream)
     post = staticmethod(post)
 
@@ -158,6 +180,20 @@ def run(request):
 @pytest.fixture(scope="session")
 def kit():
     return Kit
+
+
+@pytest.fixture
+def served(run):
+    """Run ``test(upstream, server)`` against a server that runs ``script`` for each connection."""
+
+    def serve(script, test, *, suffix="", **limits):
+        async def main():
+            async with RawServer(script) as server, upstream(server.url + suffix, **limits) as it:
+                await test(it, server)
+
+        run(main())
+
+    return serve
 
 
 @pytest.fixture(scope="session")
@@ -198,20 +234,18 @@ class _Authority:
         return ssl.create_default_context(cafile=str(self.roots))
 
     def _sign(self, subject, key, names, *, is_ca):
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self.name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
+            .not_valid_before(now - dt.timedelta(days=1))
+            .not_valid_after(now + dt.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=is_ca, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         if is_ca:
             builder = builder.add_extension(

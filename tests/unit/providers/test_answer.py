@@ -23,11 +23,14 @@ def taken(*pieces, **limits):
 
 
 def refused(*pieces, **limits):
-    it = answer(**limits)
-    with pytest.raises(BadAnswer) as caught:
+    def read():
+        it = answer(**limits)
         for piece in pieces:
             it.feed(piece)
         it.response()
+
+    with pytest.raises(BadAnswer) as caught:
+        read()
     return str(caught.value)
 
 

@@ -1,0 +1,92 @@
+"""One administrator's change: a transaction, the month it falls into, and the audit entries it leaves."""
+
+from decimal import Decimal
+from typing import Any
+
+import sqlalchemy as sa
+
+from tollhouse.audit import store as audit
+from tollhouse.audit.model import AuditEntry
+from tollhouse.budgets import store as budgets
+from tollhouse.budgets.model import Budget, BudgetKey, Scope
+from tollhouse.errors import InvalidRequest, NotFound
+from tollhouse.kit.clock import billing_period, utc_text
+from tollhouse.kit.money import nano_usd
+from tollhouse.kit.validation import printable
+from tollhouse.tenants import store as tenants
+from tollhouse.tenants.model import TenantModule
+
+_MAX_BUDGET_USD = 1_000_000_000
+_SMALLEST_USD = Decimal("1e-9")
+
+
+class Change:
+    """What a change reads and writes.
+
+    The time is taken inside the transaction: no call that was admitted before it can have opened a later month.
+    """
+
+    def __init__(self, connection: sa.Connection, now_ms: int, actor: str) -> None:
+        self.connection = connection
+        self.now = utc_text(now_ms)
+        self.period = billing_period(now_ms)
+        self._actor = actor
+
+    def record(self, action: str, tenant_id: str, target: str, before: Any, after: Any) -> None:
+        """Append the audit entry; states never hold a key or its digest."""
+        audit.append(self.connection, AuditEntry(self.now, self._actor, action, tenant_id, target, before, after))
+
+    def tenant(self, tenant_id: str) -> TenantModule:
+        """Return a tenant's module; raises NotFound for one that was never set up."""
+        module = tenants.find(self.connection, tenant_id)
+        if module is None:
+            raise NotFound(f"there is no tenant {tenant_id}; PUT /admin/tenants/{tenant_id} sets it up")
+        return module
+
+    def budget_key(self, tenant_id: str, scope: Scope, scope_id: str) -> BudgetKey:
+        """Return the key of a budget in the running month."""
+        return BudgetKey(tenant_id, self.period, scope, scope_id)
+
+    def budget(self, key: BudgetKey, cap_nano_usd: int) -> Budget:
+        """Return a budget's state; a month that has not begun has nothing spent."""
+        known = budgets.budgets(self.connection, key.billing_period, key.tenant_id)
+        return known.get(key, Budget(cap_nano_usd, 0, 0))
+
+    def set_cap(self, key: BudgetKey, cap_nano_usd: int) -> None:
+        """Set the cap of a user, a feature or a service key."""
+        before = budgets.standing_cap(self.connection, key)
+        if before != cap_nano_usd:
+            budgets.set_standing_cap(self.connection, key, cap_nano_usd, self.now)
+            self._record_cap(key, before, cap_nano_usd)
+
+    def lift_cap(self, key: BudgetKey) -> bool:
+        """Lift such a cap; return whether there was one."""
+        before = budgets.standing_cap(self.connection, key)
+        if before is None:
+            return False
+        budgets.remove_standing_cap(self.connection, key)
+        self._record_cap(key, before, None)
+        return True
+
+    def _record_cap(self, key: BudgetKey, before: int | None, after: int | None) -> None:
+        states = [None if cap is None else {"cap_nano_usd": cap} for cap in (before, after)]
+        action = "budget.removed" if after is None else "budget.updated"
+        self.record(action, key.tenant_id, f"{key.scope}:{key.scope_id}", *states)
+
+
+def cap_nano_usd(budget_usd: Decimal) -> int:
+    """Return a cap as exact nano-USD; raises InvalidRequest for what is no amount to cap a month with."""
+    # The range is checked first: it refuses NaN and infinity, and quantize() fails on huge amounts.
+    if not budget_usd.is_finite() or not 0 <= budget_usd <= _MAX_BUDGET_USD:
+        raise InvalidRequest(f"budget_usd: expected an amount in USD from 0 to {_MAX_BUDGET_USD}")
+    if budget_usd != budget_usd.quantize(_SMALLEST_USD):
+        raise InvalidRequest("budget_usd: expected at most 9 decimal places, as nothing is counted finer than that")
+    return nano_usd(budget_usd)
+
+
+def checked(field: str, text: str, max_length: int) -> str:
+    """Return a name or an id; raises InvalidRequest when it is empty, too long or not printable."""
+    try:
+        return printable(field, text, max_length)
+    except ValueError as error:
+        raise InvalidRequest(str(error)) from None

@@ -1,0 +1,1 @@
+"""The command line. Each module imports what its commands need when they run, so that all of them start fast."""

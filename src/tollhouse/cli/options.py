@@ -1,0 +1,112 @@
+"""What every command shares: the options that may stand before or after its name, and how failures are told."""
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from tollhouse.errors import StartError, TollhouseError
+
+if TYPE_CHECKING:
+    from tollhouse.config import Config
+
+@dataclass
+class Options:
+    """The options of a command line, and the environment it was given in."""
+
+    config_file: Path | None = None
+    as_json: bool = False
+    environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def config(self) -> "Config":
+        """Load the configuration; raises StartError."""
+        from tollhouse.config import load_config
+
+        return load_config(self.config_file, self.environ)
+
+
+class Failure(click.ClickException):
+    """A command's work was refused, which is told as ``tollhouse: error: …`` on standard error."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        # Several problems of a configuration come as several lines, each an error of its own.
+        for line in self.message.splitlines():
+            click.echo(f"tollhouse: error: {line}", file=file, err=True)
+
+
+class CannotStart(Failure):
+    """A command could not do its work at all."""
+
+    exit_code = 2
+
+
+class Refused(Exception):
+    """The service refused the operation; the text says why."""
+
+
+def _keep_config(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    if value is not None:
+        context.ensure_object(Options).config_file = value
+
+
+def _keep_json(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Options).as_json = True
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["-c", "--config"],
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            expose_value=False,
+            callback=_keep_config,
+            help="The configuration; ./tollhouse.toml if left out, and there is one.",
+        ),
+        click.Option(
+            ["--json"], is_flag=True, expose_value=False, callback=_keep_json, help="Print JSON for programs."
+        ),
+    ]
+
+
+class Command(click.Command):
+    """A command that takes the common options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _common_options()
+
+
+class Group(click.Group):
+    """Commands under one name, before and after which the common options may stand."""
+
+    command_class = Command
+    group_class = type
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params += _common_options()
+
+
+class Root(Group):
+    """All commands. What they cannot or may not do is told in a sentence, not in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except StartError as error:
+            raise CannotStart(str(error)) from error
+        except Refused as error:
+            raise Failure(str(error)) from error
+        except TollhouseError as error:
+            raise Failure(error.message) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                # Whoever read the output has seen enough; click ends the program silently.
+                raise
+            raise CannotStart(str(error)) from error

@@ -1,0 +1,31 @@
+"""``tollhouse``: every command there is."""
+
+import click
+
+from tollhouse import __version__
+from tollhouse.cli.audit import audit
+from tollhouse.cli.budgets import budget
+from tollhouse.cli.demo.command import demo
+from tollhouse.cli.doctor import doctor
+from tollhouse.cli.features import feature
+from tollhouse.cli.keys import key
+from tollhouse.cli.migrate import migrate
+from tollhouse.cli.options import Root
+from tollhouse.cli.serve import serve
+from tollhouse.cli.tenants import tenant
+from tollhouse.cli.usage import usage
+from tollhouse.cli.verify import verify
+
+
+@click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="Tollhouse", message="%(prog)s %(version)s")
+def root() -> None:
+    """Tollhouse: the one service between your microservices and the AI providers.
+
+    Without a configuration file every setting has its default, and TOLLHOUSE_<SECTION>__<KEY> variables of the
+    environment set what is to be another.
+    """
+
+
+for _command in (demo, serve, migrate, doctor, tenant, feature, key, budget, usage, audit, verify):
+    root.add_command(_command)

@@ -1,0 +1,197 @@
+"""Proving the books: everything that is kept twice is computed again from the ledger's rows, and compared.
+
+Runs on one snapshot, so it may run beside a serving process.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+import sqlalchemy as sa
+
+from tollhouse.budgets.model import BudgetKey, budget_keys
+from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry
+from tollhouse.ledger.rollups import COUNTS, DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key
+from tollhouse.storage.schema import (
+    ai_budgets,
+    ai_ledger_heads,
+    ai_reservations,
+    ai_usage_daily,
+    ai_usage_log,
+    ai_usage_monthly,
+)
+
+_ENTRY_COLUMNS = [ai_usage_log.c[name] for name in LedgerEntry.__struct_fields__]
+_ROWS_AT_ONCE = 2000
+MAX_FINDINGS = 1000
+"""Findings beyond this many are counted and not listed."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """Something that does not fit.
+
+    Attributes:
+        table: where it stands.
+        row: what names the row there.
+        problem: what is wrong, with what was expected and what was found.
+    """
+
+    table: str
+    row: str
+    problem: str
+
+
+class Report(msgspec.Struct):
+    """What a verification looked at, and what did not fit.
+
+    Attributes:
+        finding_count: how many there are; ``findings`` lists the first ``MAX_FINDINGS``.
+    """
+
+    entries: int = 0
+    tenants: int = 0
+    budgets: int = 0
+    reservations: int = 0
+    finding_count: int = 0
+    findings: list[Finding] = msgspec.field(default_factory=list)
+
+    @property
+    def is_consistent(self) -> bool:
+        return self.finding_count == 0
+
+    def add(self, table: sa.Table, row: object, problem: str) -> None:
+        self.finding_count += 1
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(Finding(table.name, str(row), problem))
+
+
+Sums = dict[tuple[str, ...], list[int]]
+
+
+def verify(connection: sa.Connection) -> Report:
+    """Recompute chain, rollups, budgets and reservations from the ledger."""
+    report = Report()
+    monthly: Sums = {}
+    daily: Sums = {}
+    heads: dict[str, tuple[int, str]] = {}
+    unknown: set[tuple[str, int]] = set()
+    resolved: set[tuple[str, int]] = set()
+    for entry_id, entry, row_hash in _entries(connection):
+        report.entries += 1
+        _check_chain(report, heads, entry_id, entry, row_hash)
+        _add(monthly, monthly_key(entry), counts(entry))
+        _add(daily, daily_key(entry), counts(entry))
+        if entry.status != "settled":
+            (unknown if entry.status == "unknown" else resolved).add((entry.request_id, entry.attempt))
+    report.tenants = len(heads)
+    _check_heads(report, connection, heads)
+    _check_rollup(report, connection, ai_usage_monthly, MONTHLY_KEY, monthly)
+    _check_rollup(report, connection, ai_usage_daily, DAILY_KEY, daily)
+    _check_reservations(report, connection, unknown - resolved)
+    _check_budgets(report, connection, monthly)
+    return report
+
+
+def _entries(connection: sa.Connection) -> Iterator[tuple[int, LedgerEntry, str]]:
+    rows = connection.execution_options(yield_per=_ROWS_AT_ONCE).execute(
+        sa.select(ai_usage_log.c.id, ai_usage_log.c.row_hash, *_ENTRY_COLUMNS).order_by(ai_usage_log.c.id)
+    )
+    for entry_id, row_hash, *values in rows:
+        yield entry_id, LedgerEntry(*values), row_hash
+
+
+def _check_chain(
+    report: Report, heads: dict[str, tuple[int, str]], entry_id: int, entry: LedgerEntry, row_hash: str
+) -> None:
+    length, previous = heads.get(entry.tenant_id, (0, GENESIS_HASH))
+    if entry.prev_hash != previous:
+        report.add(ai_usage_log, entry_id, f"prev_hash is not the hash of tenant {entry.tenant_id}'s row before")
+    if entry.row_hash() != row_hash:
+        report.add(ai_usage_log, entry_id, "row_hash does not fit the row: it was changed after it was written")
+    heads[entry.tenant_id] = (length + 1, row_hash)
+
+
+def _add(sums: Sums, key: tuple[str, ...], added: tuple[int, ...]) -> None:
+    total = sums.get(key)
+    if total is None:
+        sums[key] = list(added)
+    else:
+        for place, count in enumerate(added):
+            total[place] += count
+
+
+def _check_heads(report: Report, connection: sa.Connection, heads: dict[str, tuple[int, str]]) -> None:
+    found = {row.tenant_id: (row.entries, row.last_hash) for row in connection.execute(sa.select(ai_ledger_heads))}
+    for tenant_id in heads.keys() | found.keys():
+        expected, kept = heads.get(tenant_id, (0, GENESIS_HASH)), found.get(tenant_id, (0, GENESIS_HASH))
+        if expected[0] != kept[0]:
+            report.add(ai_ledger_heads, tenant_id, f"the chain has {expected[0]} rows, {kept[0]} were written")
+        elif expected != kept:
+            report.add(ai_ledger_heads, tenant_id, "last_hash is not the hash of the chain's last row")
+
+
+def _check_rollup(
+    report: Report, connection: sa.Connection, table: sa.Table, key_columns: tuple[str, ...], sums: Sums
+) -> None:
+    missing = set(sums)
+    for row in connection.execute(sa.select(*(table.c[name] for name in (*key_columns, *COUNTS)))):
+        key, kept = tuple(row[: len(key_columns)]), list(row[len(key_columns) :])
+        missing.discard(key)
+        expected = sums.get(key, [0] * len(COUNTS))
+        for name, right, found in zip(COUNTS, expected, kept, strict=True):
+            if right != found:
+                report.add(table, key, f"{name} is {found}, the ledger's rows give {right}")
+    for key in missing:
+        report.add(table, key, "is missing, though the ledger has rows for it")
+
+
+def _check_reservations(report: Report, connection: sa.Connection, unresolved: set[tuple[str, int]]) -> None:
+    """Every unresolved unknown row is still held, and nothing else is held as unknown or both open and entered."""
+    table = ai_reservations.c
+    held = set()
+    for row in connection.execute(sa.select(table.request_id, table.attempt, table.state)):
+        report.reservations += 1
+        if row.state == "unknown":
+            held.add((row.request_id, row.attempt))
+    for name in sorted(held - unresolved):
+        report.add(ai_reservations, name, "is held as unknown, but the ledger has no unresolved unknown row for it")
+    for name in sorted(unresolved - held):
+        report.add(ai_reservations, name, "is missing: the ledger has an unresolved unknown row, which must stay held")
+    entered = connection.execute(
+        sa.select(table.request_id, table.attempt)
+        .join(
+            ai_usage_log,
+            sa.and_(ai_usage_log.c.request_id == table.request_id, ai_usage_log.c.attempt == table.attempt),
+        )
+        .where(table.state == "open")
+    )
+    for request_id, attempt in entered:
+        report.add(ai_reservations, (request_id, attempt), "is open, though the ledger has a row for it")
+
+
+def _check_budgets(report: Report, connection: sa.Connection, monthly: Sums) -> None:
+    posted: dict[BudgetKey, int] = {}
+    cost_place = COUNTS.index("cost_nano_usd")
+    for key, total in monthly.items():
+        tenant_id, period, user_id, feature_slug, _, key_id, *_ = key
+        for budget_key in budget_keys(tenant_id, period, user_id, feature_slug, key_id):
+            posted[budget_key] = posted.get(budget_key, 0) + total[cost_place]
+    reserved: dict[BudgetKey, int] = {}
+    table = ai_reservations.c
+    columns = (table.tenant_id, table.billing_period, table.user_id, table.feature_slug, table.key_id)
+    for *parts, ceiling in connection.execute(sa.select(*columns, table.ceiling_nano_usd)):
+        for budget_key in budget_keys(*parts):
+            reserved[budget_key] = reserved.get(budget_key, 0) + ceiling
+    missing = {key for key in posted.keys() | reserved.keys() if key.scope == "tenant"}
+    for row in connection.execute(sa.select(ai_budgets)):
+        report.budgets += 1
+        budget_key = BudgetKey(row.tenant_id, row.billing_period, row.scope, row.scope_id)
+        missing.discard(budget_key)
+        _compare(report, budget_key, "posted_nano_usd", row.posted_nano_usd, posted.get(budget_key, 0))
+        _compare(report, budget_key, "reserved_nano_usd", row.reserved_nano_usd, reserved.get(budget_key, 0))
+    for budget_key in sorted(missing):
+        report.add(ai_budgets, tuple(budget_key), "is missing, though the tenant spent or reserved in that month")
+
+
+def _compare(report: Report, key: BudgetKey, column: str, found: int, expected: int) -> None:
+    if found != expected:
+        report.add(ai_budgets, tuple(key), f"{column} is {found}, the ledger and the reservations give {expected}")
