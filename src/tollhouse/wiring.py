@@ -187,7 +187,6 @@ def _complete_route(
         planner,
         pipeline,
         max_body_bytes=config.server.max_body_bytes,
-        body_timeout_s=config.server.body_timeout_s,
     )
 
 

@@ -68,12 +68,13 @@ def check(status: int, headers: dict[str, str], body: bytes) -> list[ProviderAns
 
 
 @given(STATUSES, HEADERS, st.binary(max_size=200))
+@settings(deadline=None)
 def test_arbitrary_bytes_never_surprise(status, headers, body):
     check(status, headers, body)
 
 
 @given(STATUSES, HEADERS, DOCUMENTS)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_arbitrary_json_never_surprises(status, headers, document):
     check(status, headers, json.dumps(document).encode())
 
@@ -88,7 +89,7 @@ def answers_around(usage: object) -> list[bytes]:
 
 
 @given(COUNT_BLOCKS | DOCUMENTS)
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_usage_block_costs_an_answer_that_can_be_read(usage):
     answers = [answer for body in answers_around(usage) for answer in check(200, {}, body)]
     # Anthropic's body is read by one adapter, the chat completion by two, Gemini's by one.
@@ -100,6 +101,7 @@ def counts(**limits: int) -> st.SearchStrategy[dict[str, int]]:
 
 
 @given(counts(fresh=1000, cached=1000, written=1000, output=1000, reasoning=1000))
+@settings(deadline=None)
 def test_a_consistent_openai_usage_comes_back_class_by_class(part):
     reported = {
         "prompt_tokens": part["fresh"] + part["cached"] + part["written"],

@@ -32,9 +32,13 @@ class Change:
         self.period = billing_period(now_ms)
         self._actor = actor
 
+    def entry(self, action: str, tenant_id: str, target: str, before: Any, after: Any) -> AuditEntry:
+        """Return the audit entry of something this change does; states never hold a key or its digest."""
+        return AuditEntry(self.now, self._actor, action, tenant_id, target, before, after)
+
     def record(self, action: str, tenant_id: str, target: str, before: Any, after: Any) -> None:
-        """Append the audit entry; states never hold a key or its digest."""
-        audit.append(self.connection, AuditEntry(self.now, self._actor, action, tenant_id, target, before, after))
+        """Append such an entry."""
+        audit.append(self.connection, self.entry(action, tenant_id, target, before, after))
 
     def tenant(self, tenant_id: str) -> TenantModule:
         """Return a tenant's module; raises NotFound for one that was never set up."""

@@ -37,8 +37,8 @@ class TenantChanges(Sent, frozen=True):
     name: Name | UnsetType = UNSET
     tier: Slug | UnsetType = UNSET
     is_active: bool | UnsetType = UNSET
-    expires_at: ZonedTime | None | UnsetType = UNSET
-    budget_usd: Decimal | None | UnsetType = UNSET
+    expires_at: ZonedTime | UnsetType | None = UNSET
+    budget_usd: Decimal | UnsetType | None = UNSET
 
 
 class Tenant(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class FeatureChanges(Sent, frozen=True):
     """What to change of a feature; what is left out stays as it is. ``budget_usd`` caps its month, null lifts that."""
 
     is_enabled: bool | UnsetType = UNSET
-    budget_usd: Decimal | None | UnsetType = UNSET
+    budget_usd: Decimal | UnsetType | None = UNSET
 
 
 class FeatureSwitch(msgspec.Struct, frozen=True):

@@ -53,7 +53,7 @@ class Budget(msgspec.Struct):
         return self.cap_nano_usd - self.posted_nano_usd - self.reserved_nano_usd
 
 
-class Reservation(msgspec.Struct, frozen=True):
+class Reservation(msgspec.Struct, frozen=True, gc=False):
     """The ceiling of one attempt, durable before the provider is called.
 
     It names everything the ledger row will need, so that an attempt whose process died can still be entered.

@@ -14,6 +14,7 @@ from tollhouse.errors import StartError, TollhouseError
 if TYPE_CHECKING:
     from tollhouse.config import Config
 
+
 @dataclass
 class Options:
     """The options of a command line, and the environment it was given in."""
@@ -27,6 +28,14 @@ class Options:
         from tollhouse.config import load_config
 
         return load_config(self.config_file, self.environ)
+
+    def config_source(self) -> str:
+        """Say where the configuration comes from, beside the environment."""
+        from tollhouse.config.load import DEFAULT_FILE
+
+        if self.config_file is not None:
+            return str(self.config_file)
+        return str(DEFAULT_FILE) if DEFAULT_FILE.exists() else f"no {DEFAULT_FILE} here, so every default"
 
 
 class Failure(click.ClickException):

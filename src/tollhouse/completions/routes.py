@@ -1,13 +1,12 @@
 """``POST /ai/complete``, as a raw ASGI handler: the framework's share of a call would cost more than the call."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from tollhouse.completions.call import Answer, Planner
 from tollhouse.completions.decoding import decode_body
 from tollhouse.completions.pipeline import Pipeline
-from tollhouse.errors import InvalidRequest, RequestTimeout, RequestTooLarge
+from tollhouse.errors import InvalidRequest, RequestTooLarge
 from tollhouse.keys.bearer import bearer_key
 from tollhouse.keys.service import Keyring
 
@@ -22,14 +21,11 @@ class ClientGone(Exception):
 class CompleteRoute:
     """Reads, identifies and checks a request, and has the pipeline serve it."""
 
-    def __init__(
-        self, keyring: Keyring, planner: Planner, pipeline: Pipeline, *, max_body_bytes: int, body_timeout_s: float
-    ) -> None:
+    def __init__(self, keyring: Keyring, planner: Planner, pipeline: Pipeline, *, max_body_bytes: int) -> None:
         self._keyring = keyring
         self._planner = planner
         self._pipeline = pipeline
         self._max_body_bytes = max_body_bytes
-        self._body_timeout_s = body_timeout_s
 
     async def serve(self, headers: Headers, receive: Receive, request_id: str) -> Answer:
         """Serve one request; raises TollhouseError for what the caller is told instead, ClientGone if it left.
@@ -56,18 +52,14 @@ class CompleteRoute:
         return idempotency_key
 
     async def _read(self, receive: Receive) -> bytes:
-        """Return the whole body, bounded in size and time."""
-        try:
-            async with asyncio.timeout(self._body_timeout_s):
-                message = await receive()
-                if message["type"] == "http.request" and not message.get("more_body"):
-                    body = message.get("body", b"")
-                    if len(body) > self._max_body_bytes:
-                        raise self._too_large()
-                    return bytes(body)
-                return await self._read_parts(message, receive)
-        except TimeoutError:
-            raise RequestTimeout(f"the body did not arrive within {self._body_timeout_s:g} seconds") from None
+        """Return the whole body, bounded in size; the server bounds the time it may take."""
+        message = await receive()
+        if message["type"] == "http.request" and not message.get("more_body"):
+            body = message.get("body", b"")
+            if len(body) > self._max_body_bytes:
+                raise self._too_large()
+            return bytes(body)
+        return await self._read_parts(message, receive)
 
     async def _read_parts(self, message: MutableMapping[str, Any], receive: Receive) -> bytes:
         parts, size = [], 0

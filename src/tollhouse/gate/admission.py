@@ -6,7 +6,7 @@ from tollhouse.budgets.model import Reservation
 from tollhouse.idempotency.model import Claim
 
 
-class Admission(msgspec.Struct, frozen=True):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """An attempt that wants to be dispatched.
 
     Attributes:

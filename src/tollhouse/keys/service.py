@@ -14,6 +14,7 @@ from tollhouse.storage.database import Database
 _PREFIX = "th_"
 _KEY_BYTES = 32
 _INDEX_BYTES = 16
+_MAX_RECOGNISED = 100_000
 
 _EXPECTED = "expected auth.pepper to be the first start's, or without auth.pepper the file that was made beside it"
 
@@ -32,6 +33,8 @@ class Keyring:
         self._database = database
         self._pepper = pepper
         self._principals: dict[bytes, tuple[bytes, Principal]] = {}
+        self._process_key = secrets.token_bytes(_KEY_BYTES)
+        self._recognised: dict[bytes, Principal] = {}
 
     async def load(self) -> None:
         """Read the keys in force.
@@ -57,8 +60,20 @@ class Keyring:
     def identify(self, api_key: str) -> Principal:
         """Return who calls with a key; raises Unauthorized for one that is unknown or revoked.
 
-        Found by a part of its digest and then compared as a whole in constant time: the time taken tells nothing.
+        A key is found by a part of its digest and then compared as a whole in constant time: the time taken tells
+        nothing. One that called before is recognised by a mark that is cheaper to make than an HMAC, under a key of
+        this process alone.
         """
+        mark = hashlib.blake2b(api_key.encode(), key=self._process_key, digest_size=_INDEX_BYTES).digest()
+        principal = self._recognised.get(mark)
+        if principal is None:
+            principal = self._look_up(api_key)
+            if len(self._recognised) >= _MAX_RECOGNISED:
+                self._recognised.clear()
+            self._recognised[mark] = principal
+        return principal
+
+    def _look_up(self, api_key: str) -> Principal:
         digest = self.digest(api_key)
         found = self._principals.get(digest[:_INDEX_BYTES])
         if found is None or not hmac.compare_digest(found[0], digest):
@@ -76,6 +91,7 @@ class Keyring:
     def refuse(self, key: ServiceKey) -> None:
         """Stop accepting a key, at once."""
         self._principals.pop(bytes.fromhex(key.digest)[:_INDEX_BYTES], None)
+        self._recognised.clear()
 
     def _add(self, digest: bytes, principal: Principal) -> None:
         self._principals[digest[:_INDEX_BYTES]] = (digest, principal)

@@ -16,7 +16,7 @@ Status = Literal["settled", "unknown", "adjustment"]
 UsageSource = Literal["reported", "estimated", "none"]
 
 
-class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
+class LedgerEntry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A row of ``ai_usage_log`` but for its id and its own hash, in the order that is hashed."""
 
     request_id: str
@@ -51,7 +51,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, array_like=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """The end of an attempt that was, or may have been, billed.
 
     Attributes:
@@ -106,7 +106,7 @@ class Settlement(msgspec.Struct, frozen=True):
         )
 
 
-class Release(msgspec.Struct, frozen=True):
+class Release(msgspec.Struct, frozen=True, gc=False):
     """The end of an attempt that cannot be billed: its reservation is given back, and nothing is entered."""
 
     reservation: Reservation

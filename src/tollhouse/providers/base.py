@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens of one attempt in disjoint classes: each token is in one of them, so that it is priced once."""
 
     input_tokens: int = 0
@@ -43,7 +43,7 @@ class Usage(msgspec.Struct, frozen=True):
         )
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]

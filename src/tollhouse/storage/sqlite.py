@@ -1,14 +1,18 @@
-"""The embedded engine: SQLite with one connection that ever writes, driven by one thread.
+"""The embedded engine: SQLite, with one connection that ever writes.
 
 Group commit: what is submitted while a transaction commits waits for the next one, which takes all of it. Nobody
 waits for a timer; a batch is what arrived during the last fsync.
+
+The hot path's statements run on the event loop, since each takes microseconds and would cost more in handing the
+interpreter lock back and forth between threads. The commit, which waits for the disk, runs on the writer thread; so
+does everything of a batch that holds control-plane work, whose statements may take long.
 """
 
 import asyncio
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -48,22 +52,90 @@ class _Work:
         self.run = run
 
 
-class _Transaction:
-    """A write transaction on the one writing connection."""
+_Job = tuple[object, "asyncio.Future[Any]"]
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+
+class _Batch:
+    """Operations that share a transaction. It is also the ``Transaction`` that handlers see."""
+
+    def __init__(
+        self, jobs: list[_Job], connection: sqlite3.Connection, handlers: Mapping[type[object], BatchHandler]
+    ) -> None:
+        self.jobs = jobs
         self.connection = connection
+        self.outcomes: Sequence[Any] = ()
+        self.is_executed = False
+        self._handlers = handlers
         self._undo: list[Callable[[], None]] = []
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         self._undo.append(undo)
 
-    def undo(self) -> None:
-        for undo in reversed(self._undo):
-            undo()
+    def execute(self) -> bool:
+        """Run all operations in a transaction and leave it to be committed; False when there is nothing to commit."""
+        operations = [operation for operation, _ in self.jobs]
+        try:
+            self.outcomes = self._run(operations)
+        except sqlite3.OperationalError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, every caller has to be told
+            self._fail_or_isolate(operations, error)
+        self.is_executed = True
+        return self.connection.in_transaction
 
+    def commit(self) -> None:
+        """Make what was executed durable, or have every caller told that it was not."""
+        try:
+            self.connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            self._fail(error)
 
-_Job = tuple[object, "asyncio.Future[Any]"]
+    def _run(self, operations: Sequence[object]) -> list[Any]:
+        outcomes: list[Any] = [None] * len(operations)
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            for kind, handler in self._handlers.items():
+                places = [place for place, operation in enumerate(operations) if type(operation) is kind]
+                if places:
+                    results = handler(self, [operations[place] for place in places])
+                    for place, result in zip(places, results, strict=True):
+                        outcomes[place] = result
+        except BaseException:
+            self._roll_back()
+            raise
+        return outcomes
+
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        while self._undo:
+            self._undo.pop()()
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        """The disk is full, or reading or writing it failed: no smaller batch would fare better."""
+        _LOG.error("the database cannot be written", reason=str(error), operations=len(self.jobs))
+        self.outcomes = [
+            Unavailable("the ledger cannot be written just now; try again shortly", retry_after_s=1) for _ in self.jobs
+        ]
+
+    def _fail_or_isolate(self, operations: Sequence[object], error: Exception) -> None:
+        """An operation broke a rule of the schema: it fails alone, in a transaction of its own."""
+        if len(operations) == 1:
+            _LOG.error(
+                "an operation was refused by the database", operation=type(operations[0]).__name__, exc_info=error
+            )
+            failure = InternalError("the ledger refused an inconsistent entry; nothing was changed")
+            failure.__cause__ = error
+            self.outcomes = [failure]
+            return
+        outcomes: list[Any] = []
+        for job in self.jobs:
+            alone = _Batch([job], self.connection, self._handlers)
+            if alone.execute():
+                alone.commit()
+            outcomes += alone.outcomes
+        self.outcomes = outcomes
 
 
 class SqliteDatabase:
@@ -75,8 +147,8 @@ class SqliteDatabase:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Job] = []
         self._committing = False
-        self._batches: queue.SimpleQueue[list[_Job] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="tollhouse-writer", daemon=True)
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._commit_batches, name="tollhouse-writer", daemon=True)
         self._engine: sa.Engine | None = None
         self._writer: sa.Connection | None = None
         self._raw: sqlite3.Connection | None = None
@@ -148,7 +220,7 @@ class SqliteDatabase:
             # Handed over at the end of this turn of the loop, so that all that arrive in it share one fsync.
             self._committing = True
             self._idle.clear()
-            self._loop.call_soon(self._hand_over)
+            self._loop.call_soon(self._start_batch)
         return await future
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
@@ -160,12 +232,20 @@ class SqliteDatabase:
         assert self._read_engine is not None, "the database is not open"
         return await self._loop.run_in_executor(self._readers, read_snapshot, self._read_engine, work)
 
-    def _hand_over(self) -> None:
-        batch, self._waiting = self._waiting, []
-        self._batches.put(batch)
+    def _start_batch(self) -> None:
+        jobs, self._waiting = self._waiting, []
+        batch = _Batch(jobs, self._connection(), self._handlers)
+        if any(type(operation) is _Work for operation, _ in jobs) or batch.execute():
+            self._batches.put(batch)
+        else:
+            self._deliver(batch)
 
-    def _deliver(self, batch: list[_Job], outcomes: Sequence[Any]) -> None:
-        for (_, future), outcome in zip(batch, outcomes, strict=True):
+    def _connection(self) -> sqlite3.Connection:
+        assert self._raw is not None, "the database is not open"
+        return self._raw
+
+    def _deliver(self, batch: "_Batch") -> None:
+        for (_, future), outcome in zip(batch.jobs, batch.outcomes, strict=True):
             if future.cancelled():
                 continue
             if isinstance(outcome, BaseException):
@@ -173,55 +253,18 @@ class SqliteDatabase:
             else:
                 future.set_result(outcome)
         if self._waiting:
-            self._hand_over()
+            self._start_batch()
         else:
             self._committing = False
             self._idle.set()
 
-    # The writer thread, from here on.
-
-    def _run(self) -> None:
+    def _commit_batches(self) -> None:
+        """The writer thread."""
         assert self._loop is not None
         while (batch := self._batches.get()) is not None:
-            outcomes = self._carry_out([operation for operation, _ in batch])
-            self._loop.call_soon_threadsafe(self._deliver, batch, outcomes)
-
-    def _carry_out(self, operations: list[object]) -> Sequence[Any]:
-        try:
-            return self._commit(operations)
-        except sqlite3.OperationalError as error:
-            # The disk is full, or reading or writing it failed: no smaller batch would fare better.
-            _LOG.error("the database cannot be written", reason=str(error), operations=len(operations))
-            refusal = "the ledger cannot be written just now, so nothing was dispatched; try again shortly"
-            return [Unavailable(refusal, retry_after_s=1) for _ in operations]
-        except Exception as error:  # noqa: BLE001 - whatever it is, every caller has to be told
-            if len(operations) > 1:
-                # One operation broke a rule of the schema: the others must not suffer for it.
-                return [self._carry_out([operation])[0] for operation in operations]
-            _LOG.exception("an operation was refused by the database", operation=type(operations[0]).__name__)
-            failure = InternalError("the ledger refused an inconsistent entry; nothing was changed")
-            failure.__cause__ = error
-            return [failure]
-
-    def _commit(self, operations: list[object]) -> Sequence[Any]:
-        assert self._raw is not None
-        transaction = _Transaction(self._raw)
-        outcomes: list[Any] = [None] * len(operations)
-        self._raw.execute("BEGIN IMMEDIATE")
-        try:
-            for kind, handler in self._handlers.items():
-                places = [place for place, operation in enumerate(operations) if type(operation) is kind]
-                if places:
-                    results = handler(transaction, [operations[place] for place in places])
-                    for place, result in zip(places, results, strict=True):
-                        outcomes[place] = result
-            self._raw.execute("COMMIT")
-        except BaseException:
-            if self._raw.in_transaction:
-                self._raw.execute("ROLLBACK")
-            transaction.undo()
-            raise
-        return outcomes
+            if batch.is_executed or batch.execute():
+                batch.commit()
+            self._loop.call_soon_threadsafe(self._deliver, batch)
 
     def _run_works(self, _transaction: object, works: Sequence[_Work]) -> list[Any]:
         return [self._run_work(work) for work in works]

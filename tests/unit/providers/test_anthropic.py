@@ -170,7 +170,8 @@ def test_only_text_blocks_are_content():
         {"type": "thinking", "thinking": "hm", "signature": "x"},
         {"type": "text", "text": "One"},
         {"type": "tool_use", "id": "t", "name": "f", "input": {}},
-        {"type": "of_tomorrow", "text": {"not": "text"}},
+        {"type": "of_tomorrow", "text": "no answer"},
+        {"type": "text", "text": {"not": "text"}},
         {"type": "text", "text": " two"},
     ]
     assert ADAPTER.decode(message(content=content)).content == "One two"

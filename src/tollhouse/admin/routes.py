@@ -1,0 +1,172 @@
+"""The administrators' addresses. Whoever mounts them lets super-admins alone through."""
+
+from typing import Annotated
+
+from litestar import Controller, delete, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody, QueryParameter
+
+from tollhouse.admin.body import ExactRequest
+from tollhouse.admin.model import (
+    AuditPage,
+    BudgetChange,
+    BudgetList,
+    BudgetState,
+    FeatureChanges,
+    FeatureList,
+    FeatureSwitch,
+    Key,
+    KeyList,
+    KeyRequest,
+    NewKey,
+    Tenant,
+    TenantChanges,
+    TenantPage,
+)
+from tollhouse.admin.service import Administration
+from tollhouse.keys.model import Principal
+
+_Service = NamedDependency[Administration]
+_Caller = NamedDependency[Principal]
+_Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="how many to return at most")]
+
+
+class TenantRoutes(Controller):
+    """Tenants, their features and their caps."""
+
+    path = "/admin/tenants"
+    tags = ["Tenants"]
+    request_class = ExactRequest
+
+    @get()
+    async def list_tenants(
+        self,
+        administration: _Service,
+        after: Annotated[str, QueryParameter(description="the id to go on after, from next_after")] = "",
+        limit: _Limit = 100,
+    ) -> TenantPage:
+        """List the tenants."""
+        return await administration.tenants(after=after, limit=limit)
+
+    @get("/{tenant_id:str}")
+    async def get_tenant(self, administration: _Service, tenant_id: FromPath[str]) -> Tenant:
+        """Return a tenant."""
+        return await administration.tenant(tenant_id)
+
+    @put("/{tenant_id:str}")
+    async def put_tenant(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        tenant_id: FromPath[str],
+        data: JSONBody[TenantChanges],
+    ) -> Tenant:
+        """Create a tenant, or change what is given of it."""
+        return await administration.put_tenant(tenant_id, data, principal.key_id)
+
+    @get("/{tenant_id:str}/features")
+    async def list_features(self, administration: _Service, tenant_id: FromPath[str]) -> FeatureList:
+        """List a tenant's feature switches; a feature without one is on."""
+        return await administration.features(tenant_id)
+
+    @put("/{tenant_id:str}/features/{feature_slug:str}")
+    async def put_feature(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        tenant_id: FromPath[str],
+        feature_slug: FromPath[str],
+        data: JSONBody[FeatureChanges],
+    ) -> FeatureSwitch:
+        """Switch a feature on or off for a tenant, or cap it by the month."""
+        return await administration.put_feature(tenant_id, feature_slug, data, principal.key_id)
+
+    @get("/{tenant_id:str}/budgets")
+    async def list_budgets(self, administration: _Service, tenant_id: FromPath[str]) -> BudgetList:
+        """List a tenant's caps, and what counts against each in the running month."""
+        return await administration.budgets(tenant_id)
+
+    @put("/{tenant_id:str}/budgets/{scope:str}/{scope_id:str}")
+    async def put_budget(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        tenant_id: FromPath[str],
+        scope: FromPath[str],
+        scope_id: FromPath[str],
+        data: JSONBody[BudgetChange],
+    ) -> BudgetState:
+        """Cap a user or a feature of a tenant by the month; ``scope`` is user or feature."""
+        return await administration.put_budget(tenant_id, scope, scope_id, data.budget_usd, principal.key_id)
+
+    @delete("/{tenant_id:str}/budgets/{scope:str}/{scope_id:str}")
+    async def delete_budget(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        tenant_id: FromPath[str],
+        scope: FromPath[str],
+        scope_id: FromPath[str],
+    ) -> None:
+        """Lift the cap of a user or a feature."""
+        await administration.remove_budget(tenant_id, scope, scope_id, principal.key_id)
+
+
+class KeyRoutes(Controller):
+    """Service keys."""
+
+    path = "/admin/keys"
+    tags = ["Keys"]
+    request_class = ExactRequest
+
+    @get()
+    async def list_keys(self, administration: _Service) -> KeyList:
+        """List the service keys, revoked ones too."""
+        return await administration.keys()
+
+    @post(status_code=200)
+    async def create_key(
+        self, administration: _Service, principal: _Caller, data: JSONBody[KeyRequest]
+    ) -> NewKey:
+        """Make a service key; the answer shows it this once."""
+        return await administration.create_key(data, principal.key_id)
+
+    @delete("/{key_id:str}", status_code=200)
+    async def revoke_key(self, administration: _Service, principal: _Caller, key_id: FromPath[str]) -> Key:
+        """Revoke a key: from now on it is refused."""
+        return await administration.revoke_key(key_id, principal.key_id)
+
+    @put("/{key_id:str}/budget")
+    async def put_budget(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        key_id: FromPath[str],
+        data: JSONBody[BudgetChange],
+    ) -> BudgetState:
+        """Cap what a key may spend by the month, over all its tenants."""
+        return await administration.put_key_budget(key_id, data.budget_usd, principal.key_id)
+
+    @delete("/{key_id:str}/budget")
+    async def delete_budget(self, administration: _Service, principal: _Caller, key_id: FromPath[str]) -> None:
+        """Lift a key's cap."""
+        await administration.remove_key_budget(key_id, principal.key_id)
+
+
+class AuditRoutes(Controller):
+    """The audit log."""
+
+    path = "/admin/audit"
+    tags = ["Audit"]
+
+    @get()
+    async def list_entries(
+        self,
+        administration: _Service,
+        tenant_id: Annotated[str | None, QueryParameter(description="only what concerns this tenant")] = None,
+        action: Annotated[str | None, QueryParameter(description="only this action, e.g. key.revoked")] = None,
+        before_id: Annotated[int | None, QueryParameter(description="only older ones, from next_before_id")] = None,
+        limit: _Limit = 100,
+    ) -> AuditPage:
+        """List what was changed, by whom, and when; the newest first."""
+        return await administration.audit(tenant_id=tenant_id, action=action, before_id=before_id, limit=limit)

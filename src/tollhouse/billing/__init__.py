@@ -1,0 +1,1 @@
+"""Reading usage and spending, each caller its own tenants'."""

@@ -1,0 +1,1 @@
+"""``tollhouse doctor``: everything the service needs, looked at without changing or paying for anything."""
