@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from tollhouse.admin.service import Administration
-from tollhouse.apps.api import Api, AsgiApp
+from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health
 from tollhouse.apps.housekeeping import keep_house
@@ -60,10 +60,13 @@ class Service(msgspec.Struct, frozen=True):
     """The assembled API process.
 
     Attributes:
+        app: everything but completion calls.
+        endpoint: completion calls.
         operator_token: a super-admin key for commands on this machine; it ends with the process.
     """
 
-    api: Api
+    app: AsgiApp
+    endpoint: CompletionEndpoint
     lock: DatabaseLock
     operator_token: str
 
@@ -133,8 +136,8 @@ async def open_service(
         complete = _complete_route(config, secrets, core, upstreams, prices)
         house = asyncio.create_task(keep_house(core.ledger, core.database, clock))
         stack.callback(house.cancel)
-        api = Api(complete, _control_plane(core, upstreams), core.metrics, clock)
-        yield Service(api, core.lock, _operator_token(core))
+        endpoint = CompletionEndpoint(complete, core.metrics, clock)
+        yield Service(_control_plane(core, upstreams), endpoint, core.lock, _operator_token(core))
 
 
 def _rate_limiter(config: Config) -> RateLimiter:
@@ -182,12 +185,7 @@ def _complete_route(
         max_timeout_s=config.limits.max_timeout_s,
         keep_answers_hours=config.idempotency.keep_hours,
     )
-    return CompleteRoute(
-        core.keyring,
-        planner,
-        pipeline,
-        max_body_bytes=config.server.max_body_bytes,
-    )
+    return CompleteRoute(core.keyring, planner, pipeline)
 
 
 def _base_url(config: Config, provider: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import zlib
+from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -181,6 +182,9 @@ class Mischief:
             if self.ending == "reset":
                 writer.transport.abort()
             writer.close()
+            # Only now is the end of the connection on its way, and the client able to know.
+            with suppress(ConnectionError):
+                await writer.wait_closed()
             self.done.set()
 
 
@@ -194,16 +198,22 @@ async def exchange_twice(data, places, ending):
     clock = asyncio.get_running_loop().time
     request = WireRequest("/v1/x", (("x-api-key", "k"),), b"{}")
     try:
-        first: WireResponse | ProviderError = await upstream.post(request, deadline_s=clock() + 0.02)
-    except ProviderError as error:
-        first = error
-    await mischief.done.wait()
-    second = await upstream.post(request, deadline_s=clock() + 20)
-    assert second == WireResponse(200, {"content-length": "4"}, b"good")
-    await upstream.close()
+        first = await outcome(upstream.post(request, deadline_s=clock() + 0.02))
+        await mischief.done.wait()
+        second = await outcome(upstream.post(request, deadline_s=clock() + 20))
+    finally:
+        await upstream.close()
+        server.close()
     assert upstream._slots_taken == 0
-    server.close()
+    assert second == WireResponse(200, {"content-length": "4"}, b"good")
     return first
+
+
+async def outcome(call):
+    try:
+        return await call
+    except ProviderError as error:
+        return error
 
 
 @given(damaged(), st.lists(st.integers(0, 10_000), max_size=5), st.sampled_from(["stay", "close", "reset"]))

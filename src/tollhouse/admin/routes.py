@@ -35,7 +35,7 @@ class TenantRoutes(Controller):
     """Tenants, their features and their caps."""
 
     path = "/admin/tenants"
-    tags = ["Tenants"]
+    tags = ("Tenants",)
     request_class = ExactRequest
 
     @get()
@@ -86,37 +86,37 @@ class TenantRoutes(Controller):
         """List a tenant's caps, and what counts against each in the running month."""
         return await administration.budgets(tenant_id)
 
-    @put("/{tenant_id:str}/budgets/{scope:str}/{scope_id:str}")
+    @put("/{tenant_id:str}/budgets/{budget_scope:str}/{scope_id:str}")
     async def put_budget(
         self,
         administration: _Service,
         principal: _Caller,
         tenant_id: FromPath[str],
-        scope: FromPath[str],
+        budget_scope: FromPath[str],
         scope_id: FromPath[str],
         data: JSONBody[BudgetChange],
     ) -> BudgetState:
-        """Cap a user or a feature of a tenant by the month; ``scope`` is user or feature."""
-        return await administration.put_budget(tenant_id, scope, scope_id, data.budget_usd, principal.key_id)
+        """Cap a user or a feature of a tenant by the month; ``budget_scope`` is user or feature."""
+        return await administration.put_budget(tenant_id, budget_scope, scope_id, data.budget_usd, principal.key_id)
 
-    @delete("/{tenant_id:str}/budgets/{scope:str}/{scope_id:str}")
+    @delete("/{tenant_id:str}/budgets/{budget_scope:str}/{scope_id:str}")
     async def delete_budget(
         self,
         administration: _Service,
         principal: _Caller,
         tenant_id: FromPath[str],
-        scope: FromPath[str],
+        budget_scope: FromPath[str],
         scope_id: FromPath[str],
     ) -> None:
         """Lift the cap of a user or a feature."""
-        await administration.remove_budget(tenant_id, scope, scope_id, principal.key_id)
+        await administration.remove_budget(tenant_id, budget_scope, scope_id, principal.key_id)
 
 
 class KeyRoutes(Controller):
     """Service keys."""
 
     path = "/admin/keys"
-    tags = ["Keys"]
+    tags = ("Keys",)
     request_class = ExactRequest
 
     @get()
@@ -125,9 +125,7 @@ class KeyRoutes(Controller):
         return await administration.keys()
 
     @post(status_code=200)
-    async def create_key(
-        self, administration: _Service, principal: _Caller, data: JSONBody[KeyRequest]
-    ) -> NewKey:
+    async def create_key(self, administration: _Service, principal: _Caller, data: JSONBody[KeyRequest]) -> NewKey:
         """Make a service key; the answer shows it this once."""
         return await administration.create_key(data, principal.key_id)
 
@@ -157,7 +155,7 @@ class AuditRoutes(Controller):
     """The audit log."""
 
     path = "/admin/audit"
-    tags = ["Audit"]
+    tags = ("Audit",)
 
     @get()
     async def list_entries(

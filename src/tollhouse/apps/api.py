@@ -1,13 +1,13 @@
-"""The API process's ASGI application: the hot path first, the control plane for everything else."""
+"""Completion calls as HTTP: every outcome becomes an answer with its status, headers and body."""
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
 import structlog
 
 from tollhouse.apps.answers import error_answer
-from tollhouse.completions.routes import ClientGone, CompleteRoute
-from tollhouse.errors import InternalError, MethodNotAllowed, TollhouseError
+from tollhouse.completions.routes import Caller, CompleteRoute
+from tollhouse.errors import InternalError, TollhouseError
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 from tollhouse.telemetry.metrics import Metrics
@@ -16,61 +16,51 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-RawHeaders = list[tuple[bytes, bytes]]
+RawHeaders = Sequence[tuple[bytes, bytes]]
+HttpAnswer = tuple[int, RawHeaders, bytes]
 
-_COMPLETE_PATH = "/ai/complete"
 _JSON = (b"content-type", b"application/json")
+_REPLAYED = (b"idempotent-replayed", b"true")
 _LOG = structlog.get_logger("tollhouse.api")
 
 
-class Api:
-    """Serves completion calls itself, and hands every other request to the control plane."""
+class CompletionEndpoint:
+    """Answers completion calls; the HTTP server hands them over whole."""
 
-    def __init__(self, complete: CompleteRoute, control_plane: AsgiApp, metrics: Metrics, clock: Clock) -> None:
-        self._complete = complete
-        self._control_plane = control_plane
+    def __init__(self, route: CompleteRoute, metrics: Metrics, clock: Clock) -> None:
+        self._route = route
         self._metrics = metrics
         self._clock = clock
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == _COMPLETE_PATH:
-            await self._serve_completion(scope, receive, send)
-        else:
-            await self._control_plane(scope, receive, send)
+    def identify(self, headers: RawHeaders) -> Caller:
+        """Find out who calls; raises TollhouseError, which ``refuse`` turns into an answer."""
+        return self._route.identify(headers)
 
-    async def _serve_completion(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = new_id("req", self._clock.now_ms())
+    def refuse(self, error: TollhouseError) -> HttpAnswer:
+        """Return the answer to a request that is turned away."""
+        self._metrics.answered(error.status, error.code)
+        return error_answer(error, self._request_id())
+
+    async def answer(self, caller: Caller, body: bytes) -> HttpAnswer:
+        """Serve a call. Never raises, but for cancellation."""
+        request_id = self._request_id()
         metrics = self._metrics
         metrics.calls_in_flight += 1
         try:
-            status, headers, body = await self._answer(scope, receive, request_id)
-        except ClientGone:
-            return
+            answer = await self._route.serve(caller, body, request_id)
+        except TollhouseError as error:
+            metrics.answered(error.status, error.code)
+            return error_answer(error, request_id)
+        except Exception:  # noqa: BLE001 - a defect here must not leave the caller without an answer
+            _LOG.exception("a call failed on a defect", request_id=request_id)
+            metrics.answered(InternalError.status, InternalError.code)
+            return error_answer(InternalError("something went wrong here; it has been logged"), request_id)
         finally:
             metrics.calls_in_flight -= 1
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        metrics.answered(200, "")
+        length = (b"content-length", b"%d" % len(answer.body))
+        named = (b"x-request-id", answer.request_id.encode())
+        return 200, (_JSON, length, named, _REPLAYED) if answer.replayed else (_JSON, length, named), answer.body
 
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> tuple[int, RawHeaders, bytes]:
-        try:
-            if scope["method"] != "POST":
-                raise MethodNotAllowed("completions are asked for with POST")
-            answer = await self._complete.serve(scope["headers"], receive, request_id)
-        except TollhouseError as error:
-            self._metrics.answered(error.status, error.code)
-            return error_answer(error, request_id)
-        except ClientGone:
-            raise
-        except Exception:
-            _LOG.exception("a call failed on a defect", request_id=request_id)
-            self._metrics.answered(InternalError.status, InternalError.code)
-            return error_answer(InternalError("something went wrong here; it has been logged"), request_id)
-        self._metrics.answered(200, "")
-        headers = [
-            _JSON,
-            (b"content-length", b"%d" % len(answer.body)),
-            (b"x-request-id", answer.request_id.encode()),
-        ]
-        if answer.replayed:
-            headers.append((b"idempotent-replayed", b"true"))
-        return 200, headers, answer.body
+    def _request_id(self) -> str:
+        return new_id("req", self._clock.now_ms())

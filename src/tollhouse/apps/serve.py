@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import structlog
 import uvicorn
 
-from tollhouse.apps.api import Api
-from tollhouse.apps.http_protocol import RequestBounds, bounded_protocol
+from tollhouse.apps.api import AsgiApp, CompletionEndpoint
+from tollhouse.apps.http_protocol import RequestBounds, api_protocol
 from tollhouse.config import Server
 from tollhouse.errors import StartError
 from tollhouse.kit.clock import Clock
@@ -43,20 +43,33 @@ def url_of(listener: socket.socket) -> str:
 
 
 async def serve(
-    api: Api, listener: socket.socket, server: Server, clock: Clock, *, when_ready: Callable[[], None] | None = None
+    app: AsgiApp,
+    endpoint: CompletionEndpoint,
+    listener: socket.socket,
+    server: Server,
+    clock: Clock,
+    *,
+    when_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish the calls in flight and return.
 
     Args:
+        app: serves everything but completion calls.
+        endpoint: serves completion calls.
         when_ready: called once, as soon as calls are accepted.
     """
     _raise_file_limit()
     bounds = RequestBounds(
-        server.max_connections, server.max_header_bytes, server.header_timeout_s, server.body_timeout_s
+        max_connections=server.max_connections,
+        max_header_bytes=server.max_header_bytes,
+        max_body_bytes=server.max_body_bytes,
+        header_timeout_s=server.header_timeout_s,
+        body_timeout_s=server.body_timeout_s,
+        idle_timeout_s=_KEEP_ALIVE_S,
     )
     config = uvicorn.Config(
-        api,
-        http=bounded_protocol(bounds, clock),
+        app,
+        http=api_protocol(endpoint, bounds, clock),
         ws="none",
         lifespan="off",
         log_config=None,

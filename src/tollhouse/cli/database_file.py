@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from tollhouse.errors import StartError
 from tollhouse.storage.migrate import schema_revision
+from tollhouse.storage.schema import REVISION
 from tollhouse.storage.sqlite import open_read_only, read_snapshot
 
 T = TypeVar("T")
@@ -29,6 +30,19 @@ def read_file(path: Path, work: Callable[[sa.Connection], T]) -> T:
             raise StartError(f"{path}: cannot be read as a database: {error.orig}") from error
         except StartError as error:
             raise StartError(f"{path}: {error}") from error
+
+
+def read_books(path: Path, work: Callable[[sa.Connection], T]) -> T:
+    """Run ``work`` as ``read_file`` does, on a database of this version's schema; raises StartError for another."""
+
+    def checked(connection: sa.Connection) -> T:
+        revision = schema_revision(connection)
+        if revision != REVISION:
+            found = "is empty" if revision is None else f"is at schema {revision}"
+            raise StartError(f"{found}; expected schema {REVISION}, which `tollhouse migrate` brings an older one to")
+        return work(connection)
+
+    return read_file(path, checked)
 
 
 def revision_of(path: Path) -> str | None:

@@ -11,7 +11,7 @@ from tollhouse.cli.options import Command, Options
 @click.command(cls=Command)
 @click.pass_obj
 def migrate(options: Options) -> None:
-    """Create the database, or bring it to this version's schema.
+    """Bring the database to this version's schema.
 
     `serve` does so by itself; this is for doing it ahead, with the service stopped and a backup made.
     """

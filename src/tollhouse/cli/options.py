@@ -54,17 +54,27 @@ class CannotStart(Failure):
 
 
 class Refused(Exception):
-    """The service refused the operation; the text says why."""
+    """The service refused the operation; the text says why.
+
+    Attributes:
+        status: the HTTP status it would be, or was, refused with.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def _keep_config(context: click.Context, _parameter: click.Parameter, value: Path | None) -> None:
+    options = context.ensure_object(Options)
     if value is not None:
-        context.ensure_object(Options).config_file = value
+        options.config_file = value
 
 
 def _keep_json(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    options = context.ensure_object(Options)
     if value:
-        context.ensure_object(Options).as_json = True
+        options.as_json = True
 
 
 def _common_options() -> list[click.Parameter]:

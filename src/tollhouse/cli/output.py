@@ -9,11 +9,12 @@ import msgspec
 from tollhouse.cli.session import Answer
 
 _GAP = "  "
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def print_json(value: object) -> None:
     """Print JSON, indented; an answer's digits stay exactly as they came."""
-    body = value.body if isinstance(value, Answer) else msgspec.json.encode(value)
+    body = value.body if isinstance(value, Answer) else _encoder.encode(value)
     click.echo(msgspec.json.format(body, indent=2).decode())
 
 

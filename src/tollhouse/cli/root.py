@@ -6,7 +6,7 @@ from tollhouse import __version__
 from tollhouse.cli.audit import audit
 from tollhouse.cli.budgets import budget
 from tollhouse.cli.demo.command import demo
-from tollhouse.cli.doctor import doctor
+from tollhouse.cli.doctor.command import doctor
 from tollhouse.cli.features import feature
 from tollhouse.cli.keys import key
 from tollhouse.cli.migrate import migrate

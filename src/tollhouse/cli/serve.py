@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def serve(options: Options, host: str | None, port: int | None) -> None:
-    """Serve the API until SIGTERM or Ctrl-C, which let the calls in flight end.
+    """Serve the API, until SIGTERM or Ctrl-C.
 
-    The first line on standard output tells that it serves, and where. Logs go to standard error: in columns on a
+    Either lets the calls in flight end. The first line on standard output tells that it serves, and where. Logs go to standard error: in columns on a
     terminal, otherwise, or with --json, as one JSON object a line.
     """
     import msgspec

@@ -78,8 +78,44 @@ class Session:
             headers["content-type"] = "application/json"
         status, answer = self._send(method, target, headers, content)
         if status >= _REFUSED_FROM:
-            raise Refused(_message(status, answer))
+            raise Refused(_message(status, answer), status)
         return Answer(answer)
+
+    def find(self, path: str) -> Answer | None:
+        """Ask for what may not exist: None when it does not. Raises as ``request``."""
+        try:
+            return self.request("GET", path)
+        except Refused as refusal:
+            if refusal.status == http.HTTPStatus.NOT_FOUND:
+                return None
+            raise
+
+    def pages(
+        self,
+        path: str,
+        name: str,
+        query: Mapping[str, object | None],
+        *,
+        cursor: tuple[str, str],
+        most: int | None = None,
+    ) -> list[Any]:
+        """Ask for every page of a list, or as many as it takes; raises as ``request``.
+
+        Args:
+            name: the list's field in each page.
+            cursor: the parameter that asks for the next page, and the field that says which that is.
+            most: how many entries are wanted; None for all.
+        """
+        parameter, field = cursor
+        found: list[Any] = []
+        after = None
+        while most is None or len(found) < most:
+            page = self.request("GET", path, query={**query, parameter: after}).value
+            found += page[name]
+            after = page[field]
+            if after is None:
+                break
+        return found[:most]
 
 
 @contextmanager

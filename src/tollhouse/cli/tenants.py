@@ -1,13 +1,16 @@
 """``tollhouse tenant``: whether and how far tenants may use AI."""
 
 from decimal import Decimal
-from typing import Any
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tollhouse.cli.amounts import USD
 from tollhouse.cli.options import Group, Options, Refused
+from tollhouse.cli.paths import path
+
+if TYPE_CHECKING:
+    from tollhouse.cli.session import Session
 
 _PAGE = 500
 _HEADINGS = ("TENANT", "NAME", "TIER", "ACTIVE", "EXPIRES", "BUDGET/MONTH", "BUDGET FROM")
@@ -26,13 +29,13 @@ def tenant() -> None:
 @click.option("--expires-at", metavar="TIME", help="When its AI module ends, such as 2026-12-31T23:59:59Z.")
 @click.option("--inactive", is_flag=True, help="Leave its AI module switched off.")
 @click.pass_obj
-def create(options: Options, tenant_id: str, inactive: bool, **given: Any) -> None:
+def create(options: Options, /, tenant_id: str, inactive: bool, **given: Any) -> None:
     """Create a tenant, and switch its AI module on."""
     from tollhouse.cli.session import open_session
 
     with open_session(options) as session:
-        if session.find(_path(tenant_id)) is not None:
-            raise Refused(f"there is a tenant {tenant_id} already; `tollhouse tenant set {tenant_id}` changes it")
+        if session.find(path("admin", "tenants", tenant_id)) is not None:
+            raise Refused(f"there is a tenant {tenant_id} already; `tollhouse tenant set {tenant_id}` changes it", 409)
         _put(options, session, tenant_id, _changes(given) | {"is_active": not inactive}, "created")
 
 
@@ -45,7 +48,7 @@ def create(options: Options, tenant_id: str, inactive: bool, **given: Any) -> No
 @click.option("--expires-at", metavar="TIME", help='When its AI module ends, such as 2026-12-31T23:59:59Z, or "never".')
 @click.option("--active/--inactive", "is_active", default=None, help="Switch its AI module on or off.")
 @click.pass_obj
-def set_(options: Options, tenant_id: str, tier_budget: bool, budget_usd: Decimal | None, **given: Any) -> None:
+def set_(options: Options, /, tenant_id: str, tier_budget: bool, budget_usd: Decimal | None, **given: Any) -> None:
     """Change a tenant. What is not given stays as it is; a budget holds at once."""
     from tollhouse.cli.session import open_session
 
@@ -58,7 +61,7 @@ def set_(options: Options, tenant_id: str, tier_budget: bool, budget_usd: Decima
         raise click.UsageError("nothing to change: give at least one option")
     with open_session(options) as session:
         # Asked first, since changing a tenant that does not exist would create it.
-        session.request("GET", _path(tenant_id))
+        session.request("GET", path("admin", "tenants", tenant_id))
         _put(options, session, tenant_id, changes, "changed")
 
 
@@ -89,10 +92,6 @@ def list_(options: Options) -> None:
     print_table(_HEADINGS, rows, when_empty="There are no tenants yet; `tollhouse tenant create ID` makes one.")
 
 
-def _path(tenant_id: str) -> str:
-    return f"/admin/tenants/{quote(tenant_id, safe='')}"
-
-
 def _changes(given: dict[str, Any]) -> dict[str, Any]:
     """Return the options that were given, as the admin route takes them."""
     changes = {name: value for name, value in given.items() if value is not None}
@@ -101,10 +100,10 @@ def _changes(given: dict[str, Any]) -> dict[str, Any]:
     return changes
 
 
-def _put(options: Options, session: Any, tenant_id: str, changes: dict[str, Any], verb: str) -> None:
+def _put(options: Options, session: "Session", tenant_id: str, changes: dict[str, Any], verb: str) -> None:
     from tollhouse.cli.output import dollars, print_json
 
-    answer = session.request("PUT", _path(tenant_id), changes)
+    answer = session.request("PUT", path("admin", "tenants", tenant_id), changes)
     if options.as_json:
         print_json(answer)
         return

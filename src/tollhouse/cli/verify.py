@@ -13,22 +13,38 @@ if TYPE_CHECKING:
 @click.command(cls=Command)
 @click.pass_context
 def verify(context: click.Context) -> None:
-    """Prove ledger, rollups, budgets and reservations consistent, also beside a running server.
+    """Prove that the books are consistent, beside a running server too.
 
-    Exits with 1, and lists what does not fit, if they are not.
+    The ledger's hash chains, the rollups, budgets and reservations are computed again from its rows. Exits with 1, and
+    lists what does not fit, if something does not.
     """
-    import sqlalchemy as sa
-
-    from tollhouse.cli.database_file import read_file
+    from tollhouse.cli.database_file import read_books
     from tollhouse.cli.output import print_json
     from tollhouse.ledger.verify import verify as verify_books
     from tollhouse.wiring import database_path
 
     options: Options = context.obj
-    report = read_file(database_path(options.config()), verify_books)
+    report = read_books(database_path(options.config()), verify_books)
     if options.as_json:
         print_json(report)
     else:
         _print(report)
     if not report.is_consistent:
         context.exit(1)
+
+
+def _print(report: "Report") -> None:
+    from tollhouse.cli.output import print_table
+
+    looked_at = (
+        f"{report.entries} ledger rows of {report.tenants} tenants, {report.budgets} budgets, "
+        f"{report.reservations} reservations"
+    )
+    if report.is_consistent:
+        click.echo(f"Consistent: {looked_at}.")
+        return
+    click.echo(f"NOT consistent: {looked_at}; {report.finding_count} findings:\n")
+    rows = [(finding.table, finding.row, finding.problem) for finding in report.findings]
+    print_table(("TABLE", "ROW", "PROBLEM"), rows, when_empty="")
+    if len(rows) < report.finding_count:
+        click.echo(f"… and {report.finding_count - len(rows)} more")

@@ -1,9 +1,9 @@
-"""Reading usage from the rollups. It runs on every engine."""
+"""Reading usage from the rollups, and spending from the budgets. It runs on every engine."""
 
 import msgspec
 import sqlalchemy as sa
 
-from tollhouse.storage.schema import ai_usage_daily, ai_usage_monthly
+from tollhouse.storage.schema import ai_budgets, ai_usage_daily, ai_usage_monthly, tenant_ai_modules
 
 GROUPINGS = {
     "user": ai_usage_monthly.c.user_id,
@@ -55,3 +55,40 @@ def usage(connection: sa.Connection, tenant_id: str, billing_period: str, group_
     return [
         UsageSum(row.group, *(int(getattr(row, name)) for name in _COUNTS)) for row in connection.execute(statement)
     ]
+
+
+class Spending(msgspec.Struct, frozen=True):
+    """A tenant's own budget of a month, and its tier as it is today."""
+
+    tenant_id: str
+    tier: str
+    cap_nano_usd: int
+    posted_nano_usd: int
+    reserved_nano_usd: int
+
+
+def spending(connection: sa.Connection, billing_period: str, *, with_idle_tenants: bool) -> list[Spending]:
+    """Return the spending of the tenants whose month has begun, in the order of their ids.
+
+    Args:
+        with_idle_tenants: also those that made no call in it, at the budget they would begin it with.
+    """
+    module, budget = tenant_ai_modules.c, ai_budgets.c
+    is_own = sa.and_(
+        budget.tenant_id == module.tenant_id,
+        budget.billing_period == billing_period,
+        budget.scope == "tenant",
+        budget.scope_id == "",
+    )
+    statement = (
+        sa.select(
+            module.tenant_id,
+            module.tier,
+            sa.func.coalesce(budget.cap_nano_usd, module.budget_nano_usd),
+            sa.func.coalesce(budget.posted_nano_usd, 0),
+            sa.func.coalesce(budget.reserved_nano_usd, 0),
+        )
+        .select_from(tenant_ai_modules.join(ai_budgets, is_own, isouter=with_idle_tenants))
+        .order_by(module.tenant_id)
+    )
+    return [Spending(*row) for row in connection.execute(statement)]

@@ -31,6 +31,10 @@ class Database(Protocol):
     def handle(self, operation: type[object], handler: BatchHandler) -> None:
         """Name the handler of a type of operation. In a batch, types run in the order they were named."""
 
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for a transaction to take them."""
+
     async def submit(self, operation: object) -> Any:
         """Carry out an operation together with all that wait now, in one transaction with one fsync.
 

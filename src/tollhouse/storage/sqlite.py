@@ -210,6 +210,10 @@ class SqliteDatabase:
             self._raw.close()
             self._raw = None
 
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
     async def submit(self, operation: object) -> Any:
         assert self._loop is not None, "the database is not open"
         if len(self._waiting) >= _MAX_WAITING:

@@ -17,10 +17,10 @@ _MARKS = {"ok": "ok     ", "warning": "warning", "failed": "FAILED "}
 @click.command(cls=Command)
 @click.pass_context
 def doctor(context: click.Context) -> None:
-    """Look at everything the service needs, without changing or paying for anything.
+    """Look at everything the service needs; change nothing.
 
-    Configuration, secrets, database, prices, and whether each provider can be reached. Exits with 1 if something
-    cannot work.
+    Configuration, secrets, database, prices, and whether each provider can be reached, without a billed call. Exits
+    with 1 if something cannot work.
     """
     from tollhouse.cli.output import print_json
     from tollhouse.cli.session import quiet_logs

@@ -1,0 +1,134 @@
+"""The control plane's ASGI application: administration, usage, health and documents, on Litestar."""
+
+from typing import Any, cast
+
+import msgspec
+from litestar import Litestar, Request, Response, Router
+from litestar.connection import ASGIConnection
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.spec import Components, SecurityScheme
+from litestar.plugins import PluginProtocol
+from litestar.plugins.core import MsgspecDIPlugin
+from litestar.types import ControllerRouterHandler, Guard, Message, Scope
+
+from tollhouse import __version__
+from tollhouse.admin.routes import AuditRoutes, KeyRoutes, TenantRoutes
+from tollhouse.admin.service import Administration
+from tollhouse.apps.api import AsgiApp
+from tollhouse.apps.failures import HANDLERS, request_id_of
+from tollhouse.apps.health import Health
+from tollhouse.apps.openapi import complete
+from tollhouse.apps.operations import OPERATIONS
+from tollhouse.billing.routes import UsageRoutes
+from tollhouse.billing.service import UsageReports
+from tollhouse.errors import Forbidden
+from tollhouse.keys.bearer import bearer_key
+from tollhouse.keys.model import Principal
+from tollhouse.keys.service import Keyring
+from tollhouse.kit.clock import Clock
+from tollhouse.telemetry.metrics import Metrics
+
+_MAX_BODY_BYTES = 1024 * 1024
+_BEARER = [{"bearer": list[str]()}]
+_Connection = ASGIConnection[Any, Any, Any, State]
+
+_OPENAPI = OpenAPIConfig(
+    title="Tollhouse",
+    version=__version__,
+    description="The one service between your microservices and the AI providers: gate, hard budgets, and a ledger.",
+    components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
+    use_handler_docstrings=True,
+)
+
+
+class _ExactResponse(Response[Any]):
+    """An answer whose amounts are JSON numbers, digit for digit."""
+
+    _encode = msgspec.json.Encoder(decimal_format="number").encode
+
+    def render(self, content: Any, *_: Any, **__: Any) -> bytes:
+        return content if isinstance(content, bytes) else self._encode(content)
+
+
+class _ControlPlane(Litestar):
+    """Litestar without what it would add by itself."""
+
+    @staticmethod
+    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
+        # The default ones import pydantic where it is installed: 14 MB that nothing here uses.
+        return [*plugins, MsgspecDIPlugin()]
+
+    def register(self, value: ControllerRouterHandler) -> None:  # type: ignore[override]
+        # Its own documentation pages load scripts from another server.
+        if not (isinstance(value, Router) and value.path == "/schema"):
+            super().register(value)
+
+
+def control_plane(
+    *,
+    administration: Administration,
+    usage: UsageReports,
+    keyring: Keyring,
+    clock: Clock,
+    metrics: Metrics,
+    health: Health,
+) -> AsgiApp:
+    """Return the application that serves everything but completions.
+
+    Every address needs a key, unless it says otherwise; those under ``/admin`` need a super-admin's.
+    """
+    app = _ControlPlane(
+        [
+            Router(
+                "/", route_handlers=[TenantRoutes, KeyRoutes, AuditRoutes], guards=[_super_admins], security=_BEARER
+            ),
+            Router("/", route_handlers=[UsageRoutes], security=_BEARER),
+            complete,
+            *OPERATIONS,
+        ],
+        guards=[_identified(keyring)],
+        dependencies={
+            "administration": Provide(lambda: administration, sync_to_thread=False),
+            "usage": Provide(lambda: usage, sync_to_thread=False),
+            "health": Provide(lambda: health, sync_to_thread=False),
+            "metrics": Provide(lambda: metrics, sync_to_thread=False),
+            "principal": Provide(_principal, sync_to_thread=False),
+        },
+        state=State({"clock": clock}),
+        response_class=_ExactResponse,
+        request_max_body_size=_MAX_BODY_BYTES,
+        exception_handlers=HANDLERS,
+        before_send=[_name_request],
+        openapi_config=_OPENAPI,
+        logging_config=None,
+    )
+    # The framework's own types of ASGI's messages are narrower than the specification's.
+    return cast("AsgiApp", app)
+
+
+def _identified(keyring: Keyring) -> Guard:
+    """Return the guard that finds out who calls, before anything of the request is read."""
+
+    def identify(connection: _Connection, handler: BaseRouteHandler) -> None:
+        if handler.opt.get("needs_key", True):
+            connection.scope["user"] = keyring.identify(bearer_key(connection.scope["headers"]))
+
+    return identify
+
+
+def _super_admins(connection: _Connection, _: BaseRouteHandler) -> None:
+    if not connection.user.is_super_admin:
+        raise Forbidden("administration needs a super-admin key")
+
+
+def _principal(request: Request[Principal, Any, State]) -> Principal:
+    return request.user
+
+
+async def _name_request(message: Message, scope: Scope) -> None:
+    """Put the id under which the log knows a request on its answer."""
+    if message["type"] == "http.response.start":
+        message["headers"] = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]

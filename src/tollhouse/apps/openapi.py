@@ -1,0 +1,125 @@
+"""The OpenAPI document: what the framework knows of the addresses, what msgspec knows of the bodies."""
+
+from collections.abc import Iterable, Iterator
+from types import NoneType
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Litestar, Response, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import HeaderParameter, JSONBody
+from litestar.routes import HTTPRoute
+
+from tollhouse import errors
+from tollhouse.apps.answers import ErrorBody
+from tollhouse.completions.model import CompleteBody, Envelope
+from tollhouse.errors import NotFound, TollhouseError
+
+_REF = "#/components/schemas/{name}"
+_ERROR = {
+    "description": "An error of the public contract",
+    "content": {"application/json": {"schema": {"$ref": _REF.format(name=ErrorBody.__name__)}}},
+}
+
+_COMPLETION_ERRORS = (
+    errors.Unauthorized,
+    errors.BudgetExceeded,
+    errors.Forbidden,
+    errors.ModuleInactive,
+    errors.ModuleExpired,
+    errors.FeatureDisabled,
+    errors.TenantForbidden,
+    errors.ModelUnknown,
+    errors.RequestTimeout,
+    errors.IdempotencyInFlight,
+    errors.RequestTooLarge,
+    errors.InvalidRequest,
+    errors.IdempotencyMismatch,
+    errors.ModelUnpriced,
+    errors.ProviderRejected,
+    errors.RateLimited,
+    errors.InternalError,
+    errors.Unavailable,
+    errors.CallTimeout,
+)
+
+
+def _responses(kinds: Iterable[type[TollhouseError]]) -> dict[int, ResponseSpec]:
+    """Return the documentation of error answers, by status."""
+    lines: dict[int, list[str]] = {}
+    for kind in kinds:
+        lines.setdefault(kind.status, []).append(f"`{kind.code}`: {kind.__doc__}")
+    return {
+        status: ResponseSpec(ErrorBody, generate_examples=False, description="\n\n".join(texts))
+        for status, texts in lines.items()
+    }
+
+
+@post(
+    "/ai/complete",
+    status_code=200,
+    tags=("Completions",),
+    security=[{"bearer": []}],
+    responses=_responses(_COMPLETION_ERRORS),
+)
+async def complete(
+    data: JSONBody[CompleteBody],  # noqa: ARG001 - documented here, read elsewhere
+    idempotency_key: Annotated[  # noqa: ARG001
+        str | None,
+        HeaderParameter(
+            name="Idempotency-Key",
+            max_length=255,
+            description="the same key with the same body gets the first answer again, and never pays twice",
+        ),
+    ] = None,
+) -> Envelope:
+    """Complete a prompt: admitted, paid for and recorded before the answer is returned."""
+    # The API process serves this address before the framework is asked; what is reached here is not that process.
+    raise NotFound("completions are served by the API process alone")
+
+
+def document(app: Litestar) -> dict[str, Any]:
+    """Return an application's OpenAPI document.
+
+    The framework's own schemas of bodies leave out bounds and descriptions, and call amounts strings; msgspec's are
+    what is checked.
+    """
+    document = app.openapi_schema.to_schema()
+    _, schemas = msgspec.json.schema_components([ErrorBody, *_bodies(app)], ref_template=_REF)
+    document["components"]["schemas"] = _with_numbers(schemas)
+    for path in document["paths"].values():
+        for operation in path.values():
+            operation["summary"] = operation.pop("description", operation["summary"])
+            # The framework's own form of a bad request, which is never sent.
+            operation["responses"].pop("400", None)
+            operation["responses"]["default"] = _ERROR
+    return document
+
+
+def _bodies(app: Litestar) -> Iterator[Any]:
+    """Yield the types that documented addresses take and return."""
+    for route in app.routes:
+        handlers = route.route_handlers if isinstance(route, HTTPRoute) else []
+        for handler in handlers:
+            if handler.resolve_include_in_schema():
+                yield from _bodies_of(handler)
+
+
+def _bodies_of(handler: HTTPRouteHandler) -> Iterator[Any]:
+    if handler.parsed_data_field is not None:
+        yield handler.parsed_data_field.annotation
+    answer = handler.parsed_return_field
+    if answer.is_subclass_of(Response):
+        answer = answer.inner_types[0]
+    if not answer.is_subclass_of((bytes, NoneType)):
+        yield answer.annotation
+
+
+def _with_numbers(schema: Any) -> Any:
+    """Return a schema with amounts as the JSON numbers that they are sent as."""
+    if isinstance(schema, dict):
+        if schema.get("format") == "decimal":
+            return {**schema, "type": "number"}
+        return {name: _with_numbers(value) for name, value in schema.items()}
+    return [_with_numbers(each) for each in schema] if isinstance(schema, list) else schema

@@ -1,0 +1,79 @@
+"""How the demo speaks: numbered steps, and under each what was asked and what came of it."""
+
+import sys
+from collections.abc import Sequence
+from itertools import cycle
+
+import click
+import msgspec
+
+from tollhouse.cli.output import table
+
+_INDENT = "   "
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class Screen:
+    """Standard output, as a story."""
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def title(self, text: str) -> None:
+        click.secho(text, bold=True)
+
+    def step(self, title: str) -> None:
+        self._step += 1
+        click.echo()
+        click.secho(f"{self._step}. {title}", bold=True)
+
+    def say(self, text: str) -> None:
+        for line in text.splitlines():
+            click.echo(f"{_INDENT}{line}".rstrip())
+
+    def command(self, text: str) -> None:
+        """Show a command, as a person would type it."""
+        click.echo(_INDENT + click.style(f"$ {text}", fg="cyan"))
+
+    def request(self, line: str, body: object = None) -> None:
+        """Show an HTTP request."""
+        click.echo(_INDENT + click.style(f"→ {line}", fg="cyan"))
+        if body is not None:
+            self.say(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+
+    def answer(self, status: int, elapsed_s: float, body: bytes) -> None:
+        """Show what came back."""
+        color = "green" if status == 200 else "yellow"
+        click.echo(_INDENT + click.style(f"← {status} after {elapsed_s:.2f} s", fg=color))
+        self.say(msgspec.json.format(body, indent=2).decode())
+
+    def rows(self, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+        for line in table(headings, cells):
+            self.say(line)
+
+    def waiting(self, what: str) -> "Waiting":
+        return Waiting(what, is_terminal=sys.stdout.isatty())
+
+
+class Waiting:
+    """Something that takes its time: a spinner and the seconds on a terminal, and elsewhere a line."""
+
+    def __init__(self, what: str, *, is_terminal: bool) -> None:
+        self._what = what
+        self._is_terminal = is_terminal
+        self._spinner = cycle(_SPINNER)
+        self._elapsed_s = 0.0
+        if not is_terminal:
+            click.echo(f"{_INDENT}{what} …")
+
+    def tick(self, elapsed_s: float) -> None:
+        """Show that it goes on."""
+        self._elapsed_s = elapsed_s
+        if self._is_terminal:
+            click.echo(f"{_CLEAR_LINE}{_INDENT}{next(self._spinner)} {self._what} … {elapsed_s:.1f} s", nl=False)
+
+    def done(self, text: str) -> None:
+        """Show that it is over."""
+        line = f"{_INDENT}{text} (after {self._elapsed_s:.1f} s)"
+        click.echo(f"{_CLEAR_LINE}{line}" if self._is_terminal else line)

@@ -1,0 +1,177 @@
+"""The walk through the service: what a user would do, done with the same commands and routes."""
+
+import contextlib
+import http.client
+import io
+import json
+import shlex
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+import msgspec
+
+from tollhouse.cli.demo.screen import Screen
+from tollhouse.cli.options import Options
+from tollhouse.kit.clock import SystemClock
+
+_CALL_TIMEOUT_S = 120.0
+_TENANT = 42
+_POOR_TENANT = 43
+_FEATURE = "sales-summary"
+_CALL = {
+    "tenant_id": _TENANT,
+    "user_id": 101,
+    "feature_slug": _FEATURE,
+    "model": "smollm2-135m",
+    "system_prompt": "You are a sales analyst. Answer in one short paragraph.",
+    "user_message": "Summarise today's sales: the shop sold 320 coffees for 960 USD, 85 teas for 212 USD and "
+    "41 cakes for 164 USD, 1336 USD in all. Yesterday it was 1180 USD.",
+    "max_tokens": 400,
+}
+_LEDGER_COLUMNS = (
+    "id",
+    "tenant_id",
+    "user_id",
+    "feature_slug",
+    "service",
+    "model",
+    "input_tokens",
+    "output_tokens",
+    "cost_nano_usd",
+    "status",
+    "billing_period",
+)
+
+
+class Walk:
+    """The steps, in their order.
+
+    Args:
+        file: the service's configuration.
+        database: its SQLite file.
+        url: where it serves.
+        environ: the environment that it was started with.
+    """
+
+    def __init__(self, screen: Screen, file: Path, database: Path, url: str, environ: Mapping[str, str]) -> None:
+        self._screen = screen
+        self._file = file
+        self._database = database
+        self._url = url
+        self._environ = environ
+        self._key = ""
+
+    def go(self) -> None:
+        """Walk through all of it; raises StartError, Refused when a step cannot be made."""
+        self._set_up()
+        self._call_once()
+        self._show_ledger()
+        self._show_usage()
+        self._run_into_budget()
+        self._run_into_switch()
+        self._verify()
+
+    def tell_what_to_try(self) -> None:
+        """Say how to go on by hand, while the service stays up."""
+        body = json.dumps(_CALL | {"user_message": "Name three things that a coffee shop sells."})
+        words = ["curl", "-s", f"{self._url}/ai/complete", "-H", f"Authorization: Bearer {self._key}"]
+        words += ["-H", "Content-Type: application/json", "-d", body]
+        self._screen.step("Your turn")
+        self._screen.say("The service stays up until you press Ctrl-C. Try:\n\n")
+        click.echo(shlex.join(words))
+        self._screen.say(
+            f"\nAll there is to call: {self._url}/docs\nMetrics:              {self._url}/metrics\n"
+            f"More commands:        tollhouse -c {self._file} --help"
+        )
+
+    # The steps.
+
+    def _set_up(self) -> None:
+        self._screen.step(f"Tenant {_TENANT} on the growth tier, its feature {_FEATURE}, and a key for a service")
+        self._tenant(_TENANT, "--name", "Coffee & Co", "--tier", "growth", "--budget-usd", "10")
+        self._run("feature", "enable", str(_TENANT), _FEATURE)
+        created = self._run("key", "create", "--service", "sales-api", "--tenant", "42", "--tenant", "43", "--json")
+        self._key = msgspec.json.decode(created)["key"]
+
+    def _call_once(self) -> None:
+        self._screen.step("A call, from the service sales-api for user 101")
+        answer = self._complete(_CALL)
+        self._screen.say(f"\nThe model says: {answer.get('content', '').strip()}")
+        self._screen.say(
+            f"It read {answer['input_tokens']} tokens and wrote {answer['output_tokens']}, for ${answer['cost_usd']:f}."
+        )
+
+    def _show_ledger(self) -> None:
+        self._screen.step("Its row in the ledger, durable before the answer was sent")
+        columns = ", ".join(_LEDGER_COLUMNS)
+        statement = f"SELECT {columns} FROM ai_usage_log WHERE tenant_id = '{_TENANT}'"  # noqa: S608 - constants
+        self._screen.command(f"sqlite3 {self._database} {shlex.quote(statement)}")
+        with contextlib.closing(sqlite3.connect(f"{self._database.as_uri()}?mode=ro", uri=True)) as connection:
+            rows = connection.execute(statement).fetchall()
+        self._screen.rows(_LEDGER_COLUMNS, [[str(value) for value in row] for row in rows])
+        self._screen.say("\nA nano-USD is a billionth of a dollar: money is never a float here.")
+
+    def _show_usage(self) -> None:
+        self._screen.step("The tenant's usage")
+        self._ask("GET", f"/ai/usage?tenant_id={_TENANT}&group_by=user")
+
+    def _run_into_budget(self) -> None:
+        self._screen.step("A budget that is too small: refused before the model is asked")
+        self._tenant(_POOR_TENANT, "--name", "Tiny", "--tier", "growth", "--budget-usd", "0.001")
+        self._complete(_CALL | {"tenant_id": _POOR_TENANT})
+
+    def _run_into_switch(self) -> None:
+        self._screen.step("A feature that is switched off")
+        self._run("feature", "disable", str(_TENANT), _FEATURE)
+        self._complete(_CALL)
+        self._run("feature", "enable", str(_TENANT), _FEATURE)
+
+    def _verify(self) -> None:
+        self._screen.step("The proof: hash chain, rollups, budgets and reservations, computed again from the ledger")
+        self._run("verify")
+
+    # How they are made.
+
+    def _tenant(self, tenant_id: int, *options: str) -> None:
+        """Create a tenant, or bring it back to its beginnings in a directory that was used before."""
+        known = msgspec.json.decode(self._captured("tenant", "list", "--json"))
+        verb = "set" if any(tenant["tenant_id"] == tenant_id for tenant in known) else "create"
+        self._run("tenant", verb, str(tenant_id), *options)
+
+    def _run(self, *arguments: str) -> str:
+        """Run a tollhouse command and show it; return its output."""
+        self._screen.command(shlex.join(("tollhouse", "-c", str(self._file), *arguments)))
+        output = self._captured(*arguments)
+        self._screen.say(output)
+        return output
+
+    def _captured(self, *arguments: str) -> str:
+        from tollhouse.cli.root import root
+
+        output = io.StringIO()
+        options = Options(config_file=self._file, environ=self._environ)
+        with contextlib.redirect_stdout(output):
+            root.main(arguments, prog_name="tollhouse", standalone_mode=False, obj=options)
+        return output.getvalue()
+
+    def _complete(self, body: dict[str, Any]) -> Any:
+        return self._ask("POST", "/ai/complete", body)
+
+    def _ask(self, method: str, target: str, body: dict[str, Any] | None = None) -> Any:
+        """Make a call with the service's key and show it; return the answer's JSON."""
+        self._screen.request(f"{method} {target}", body)
+        server = urlsplit(self._url)
+        connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=_CALL_TIMEOUT_S)
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        clock = SystemClock()
+        started_s = clock.monotonic_s()
+        with contextlib.closing(connection):
+            connection.request(method, target, None if body is None else msgspec.json.encode(body), headers)
+            response = connection.getresponse()
+            content = response.read()
+        self._screen.answer(response.status, clock.monotonic_s() - started_s, content)
+        return msgspec.json.decode(content)
