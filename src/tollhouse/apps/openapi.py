@@ -112,8 +112,9 @@ def _bodies_of(handler: HTTPRouteHandler) -> Iterator[Any]:
     answer = handler.parsed_return_field
     if answer.is_subclass_of(Response):
         answer = answer.inner_types[0]
-    if not answer.is_subclass_of((bytes, NoneType)):
-        yield answer.annotation
+    for each in answer.inner_types if answer.is_union else [answer]:
+        if not each.is_subclass_of((bytes, NoneType)):
+            yield each.annotation
 
 
 def _with_numbers(schema: Any) -> Any:

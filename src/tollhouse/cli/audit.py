@@ -7,6 +7,10 @@ import click
 from tollhouse.cli.options import Command, Options
 
 _PAGE = 500
+_MONEY = "_nano_usd"
+_NOTHING = (None, "")
+# The entry's own columns say these already.
+_SAID_BEFORE = frozenset({"tenant_id", "key_id", "created_at", "updated_at"})
 
 
 @click.command(cls=Command)
@@ -40,15 +44,29 @@ def _change(entry: dict[str, Any]) -> str:
     if not isinstance(after, dict):
         return "removed" if after is None else str(after)
     known = before if isinstance(before, dict) else {}
-    changed = [
-        f"{name}: {_text(known[name])} → {_text(value)}" if name in known else f"{name}: {_text(value)}"
-        for name, value in after.items()
-        if name not in known or known[name] != value
-    ]
-    return ", ".join(changed)
+    changed = [_difference(name, known.get(name), value) for name, value in after.items() if name not in _SAID_BEFORE]
+    return ", ".join(filter(None, changed))
 
 
-def _text(value: object) -> str:
+def _difference(name: str, before: object, after: object) -> str:
+    """Return a field's change in words; "" for one that did not change."""
+    if before in _NOTHING and after in _NOTHING:
+        return ""
+    old, new = _text(name, before), _text(name, after)
+    if old == new:
+        return ""
+    name = name.removesuffix(_MONEY)
+    return f"{name}: {new}" if before in _NOTHING else f"{name}: {old} → {new}"
+
+
+def _text(name: str, value: object) -> str:
     import msgspec
 
+    from tollhouse.cli.output import dollars
+    from tollhouse.kit.money import usd
+
+    if value in _NOTHING:
+        return "none"
+    if name.endswith(_MONEY) and isinstance(value, int):
+        return dollars(usd(value))
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()

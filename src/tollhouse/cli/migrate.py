@@ -15,6 +15,7 @@ def migrate(options: Options) -> None:
 
     `serve` does so by itself; this is for doing it ahead, with the service stopped and a backup made.
     """
+    from tollhouse.cli.database_file import revision_of
     from tollhouse.cli.output import print_json
     from tollhouse.cli.session import outlast_commands, quiet_logs
     from tollhouse.storage.schema import REVISION
@@ -22,7 +23,10 @@ def migrate(options: Options) -> None:
 
     quiet_logs()
     path = database_path(options.config())
-    before = outlast_commands(lambda: asyncio.run(_migrate(path)))
+    # A database that is up to date is left alone, so that a server may be running from it.
+    before = revision_of(path)
+    if before != REVISION:
+        before = outlast_commands(lambda: asyncio.run(_migrate(path)))
     if options.as_json:
         print_json({"database": str(path), "revision_before": before, "revision": REVISION})
     elif before == REVISION:

@@ -30,12 +30,14 @@ class Options:
         return load_config(self.config_file, self.environ)
 
     def config_source(self) -> str:
-        """Say where the configuration comes from, beside the environment."""
+        """Say where the configuration comes from."""
         from tollhouse.config.load import DEFAULT_FILE
 
         if self.config_file is not None:
-            return str(self.config_file)
-        return str(DEFAULT_FILE) if DEFAULT_FILE.exists() else f"no {DEFAULT_FILE} here, so every default"
+            return f"read from {self.config_file}"
+        if DEFAULT_FILE.exists():
+            return f"read from {DEFAULT_FILE}"
+        return f"there is no {DEFAULT_FILE} here, so it is all defaults and TOLLHOUSE_… variables"
 
 
 class Failure(click.ClickException):

@@ -65,5 +65,5 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", listene
             click.echo(f"Tollhouse {__version__} serves at {url}")
             log.info("serving", url=url, version=__version__, pid=os.getpid())
 
-        await serve_api(service.api, listener, config.server, clock, when_ready=tell)
+        await serve_api(service.app, service.endpoint, listener, config.server, clock, when_ready=tell)
     log.info("stopped")

@@ -50,7 +50,7 @@ def _examine(options: Options) -> list["Finding"]:
         path = database_path(config)
     except StartError as error:
         return [failed("configuration", line, "see docs/configuration.md") for line in str(error).splitlines()]
-    findings = [ok("configuration", f"{options.config_source()} is right")]
+    findings = [ok("configuration", options.config_source())]
     secrets = None
     try:
         secrets = resolve_secrets(config, options.environ)

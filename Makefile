@@ -1,0 +1,39 @@
+# Every target works alone after a fresh clone, given Python 3.11+ and make. uv is installed into .uv when it is missing.
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+RUN := $(UV) run --frozen --all-extras
+
+.PHONY: demo test check format bench faults install
+
+demo: install
+	$(RUN) tollhouse demo $(ARGS)
+
+test: check
+	$(RUN) pytest $(ARGS)
+
+check: install
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) mypy
+	$(RUN) lint-imports
+	$(RUN) python scripts/check_sizes.py
+
+format: install
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+# nginx and wrk are needed: `apt-get install nginx-light wrk` or the like.
+bench: install
+	$(RUN) python -m bench $(ARGS)
+
+# The long runs: every test marked slow, and the properties with many more examples.
+faults: install
+	HYPOTHESIS_PROFILE=long $(RUN) pytest -m slow --timeout 3600 $(ARGS)
+
+install: $(UV)
+	@$(UV) sync --frozen --all-extras --quiet
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet uv==$(UV_VERSION)
