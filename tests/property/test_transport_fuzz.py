@@ -92,7 +92,7 @@ def test_an_answer_means_the_same_however_it_is_cut(sample, places):
         answer = Answer(MAX_ANSWER_BYTES, MAX_HEADER_BYTES)
         complete = [answer.feed(piece) for piece in pieces]
         assert complete == [False] * (len(pieces) - 1) + [not sample.until_eof]
-        assert answer.ends_with_connection() == sample.until_eof
+        assert not sample.until_eof or answer.ends_with_connection()
         assert answer.response() == sample.meaning
 
 
@@ -144,10 +144,7 @@ def damaged(draw):
 def test_nothing_but_a_bad_answer_comes_out_of_damage(data, places):
     answer = Answer(MAX_ANSWER_BYTES, MAX_HEADER_BYTES)
     try:
-        for piece in cut(data, places):
-            if answer.feed(piece):
-                break
-        if answer.ends_with_connection():
+        if any(answer.feed(piece) for piece in cut(data, places)) or answer.ends_with_connection():
             answer.response()
     except BadAnswer:
         event("refused")

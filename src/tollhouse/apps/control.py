@@ -1,6 +1,7 @@
 """The control plane's ASGI application: administration, usage, health and documents, on Litestar."""
 
 from typing import Any, cast
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Litestar, Request, Response, Router
@@ -54,7 +55,13 @@ class _ExactResponse(Response[Any]):
 
 
 class _ControlPlane(Litestar):
-    """Litestar without what it would add by itself."""
+    """Litestar, for ids that may hold any character, and without what it would add by itself."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            # Routed as it was sent, so that an id with a slash in it stays one part of the path.
+            scope["path"] = scope["raw_path"].decode("latin-1")
+        await super().__call__(scope, receive, send)
 
     @staticmethod
     def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
@@ -89,7 +96,7 @@ def control_plane(
             complete,
             *OPERATIONS,
         ],
-        guards=[_identified(keyring)],
+        guards=[_identified(keyring), _decode_ids],
         dependencies={
             "administration": Provide(lambda: administration, sync_to_thread=False),
             "usage": Provide(lambda: usage, sync_to_thread=False),
@@ -117,6 +124,12 @@ def _identified(keyring: Keyring) -> Guard:
             connection.scope["user"] = keyring.identify(bearer_key(connection.scope["headers"]))
 
     return identify
+
+
+def _decode_ids(connection: _Connection, _: BaseRouteHandler) -> None:
+    """Decode the parameters of the path, each by itself."""
+    scope = connection.scope
+    scope["path_params"] = {name: unquote(value) for name, value in scope["path_params"].items()}
 
 
 def _super_admins(connection: _Connection, _: BaseRouteHandler) -> None:

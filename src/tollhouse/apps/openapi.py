@@ -1,6 +1,7 @@
 """The OpenAPI document: what the framework knows of the addresses, what msgspec knows of the bodies."""
 
 from collections.abc import Iterable, Iterator
+from inspect import cleandoc
 from types import NoneType
 from typing import Annotated, Any
 
@@ -87,13 +88,15 @@ def document(app: Litestar) -> dict[str, Any]:
     """
     document = app.openapi_schema.to_schema()
     _, schemas = msgspec.json.schema_components([ErrorBody, *_bodies(app)], ref_template=_REF)
-    document["components"]["schemas"] = _with_numbers(schemas)
+    document["components"]["schemas"] = _polished(schemas)
     for path in document["paths"].values():
         for operation in path.values():
             operation["summary"] = operation.pop("description", operation["summary"])
             # The framework's own form of a bad request, which is never sent.
             operation["responses"].pop("400", None)
             operation["responses"]["default"] = _ERROR
+            for parameter in operation.get("parameters", []):
+                _without_null(parameter)
     return document
 
 
@@ -117,10 +120,22 @@ def _bodies_of(handler: HTTPRouteHandler) -> Iterator[Any]:
             yield each.annotation
 
 
-def _with_numbers(schema: Any) -> Any:
-    """Return a schema with amounts as the JSON numbers that they are sent as."""
-    if isinstance(schema, dict):
-        if schema.get("format") == "decimal":
-            return {**schema, "type": "number"}
-        return {name: _with_numbers(value) for name, value in schema.items()}
-    return [_with_numbers(each) for each in schema] if isinstance(schema, list) else schema
+def _polished(schema: Any) -> Any:
+    """Return a schema with amounts as the JSON numbers that they are sent as, and descriptions without indentation."""
+    if isinstance(schema, list):
+        return [_polished(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    polished = {name: _polished(value) for name, value in schema.items()}
+    if polished.get("format") == "decimal":
+        polished["type"] = "number"
+    if isinstance(polished.get("description"), str):
+        polished["description"] = cleandoc(polished["description"])
+    return polished
+
+
+def _without_null(parameter: dict[str, Any]) -> None:
+    """Correct a parameter that may be left out: its text cannot be null."""
+    schema = parameter["schema"]
+    choices = [choice for choice in schema.pop("oneOf", []) if choice["type"] != "null"]
+    schema.update(*choices)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def serve(options: Options, host: str | None, port: int | None) -> None:
     """Serve the API, until SIGTERM or Ctrl-C.
 
-    Either lets the calls in flight end. The first line on standard output tells that it serves, and where. Logs go to standard error: in columns on a
-    terminal, otherwise, or with --json, as one JSON object a line.
+    Either lets the calls in flight end. The first line on standard output tells that it serves, and where. Logs go to
+    standard error: in columns on a terminal, otherwise, or with --json, as one JSON object a line.
     """
     import msgspec
     import uvloop

@@ -37,13 +37,13 @@ def _print(report: "Report") -> None:
     from tollhouse.cli.output import print_table
 
     looked_at = (
-        f"{report.entries} ledger rows of {report.tenants} tenants, {report.budgets} budgets, "
-        f"{report.reservations} reservations"
+        f"ledger rows: {report.entries}, tenants: {report.tenants}, budgets: {report.budgets}, "
+        f"reservations: {report.reservations}"
     )
     if report.is_consistent:
-        click.echo(f"Consistent: {looked_at}.")
+        click.echo(f"Consistent ({looked_at}).")
         return
-    click.echo(f"NOT consistent: {looked_at}; {report.finding_count} findings:\n")
+    click.echo(f"NOT consistent ({looked_at}): {report.finding_count} things do not fit.\n")
     rows = [(finding.table, finding.row, finding.problem) for finding in report.findings]
     print_table(("TABLE", "ROW", "PROBLEM"), rows, when_empty="")
     if len(rows) < report.finding_count:

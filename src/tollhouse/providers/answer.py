@@ -19,7 +19,6 @@ _ZLIB_METHOD_DEFLATE = 8
 
 _PLAIN_CODINGS = frozenset({"", "identity"})
 _COMPRESSED_CODINGS = frozenset({"gzip", "x-gzip", "deflate"})
-_BODILESS = frozenset({204, 304})
 _KEEP_ALIVE_TIMEOUT = re.compile(r"\btimeout\s*=\s*(\d{1,9})", re.IGNORECASE)
 
 
@@ -89,8 +88,6 @@ class Body:
         inflater = self._inflater
         if inflater is None:
             inflater = self._inflater = zlib.decompressobj(self._window(chunk))
-        elif inflater.eof:
-            raise BadAnswer("goes on after the end of its compressed body")
         try:
             # One byte over the limit is enough to know; the rest of a bomb is never unpacked.
             plain = inflater.decompress(chunk, self._room_bytes + 1)
@@ -178,7 +175,7 @@ class Answer:
         return self._complete
 
     def ends_with_connection(self) -> bool:
-        """Return whether this is an answer whose only end is the connection's, and it has begun."""
+        """Return whether this answer, which is not complete yet, has no end but the connection's."""
         return self.status != 0 and self._until_eof
 
     def response(self) -> WireResponse:
@@ -233,7 +230,7 @@ class Answer:
         if "keep-alive" in headers and (timeout := _KEEP_ALIVE_TIMEOUT.search(headers["keep-alive"])):
             self.keep_alive_s = int(timeout[1])
         self._chunked = coding is not None
-        self._until_eof = not (self._chunked or "content-length" in headers or status in _BODILESS)
+        self._until_eof = not (self._chunked or "content-length" in headers)
         self._body = Body(headers.get("content-encoding", "").lower(), self._max_answer_bytes)
         self._headers = headers
         self.status = status

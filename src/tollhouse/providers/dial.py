@@ -54,9 +54,6 @@ class Dialer:
                 await self._open(connection)
         except (OSError, UnicodeError) as error:
             raise NotSent(f"no connection to {self._address.host} could be made: {_reason(error)}") from error
-        finally:
-            if not connection.ready:
-                connection.close()
 
     async def _open(self, connection: Connection) -> None:
         if self._proxy is not None and self._tls is not None:

@@ -119,11 +119,16 @@ def test_the_connection_that_was_used_last_is_used_first(kit, served):
 
 def test_too_many_waiting_calls_are_not_sent(kit, served):
     async def test(it, server):
-        posts = [asyncio.create_task(kit.post(it, timeout_s=0.1)) for _ in range(4)]
-        results = await asyncio.gather(*posts, return_exceptions=True)
-        assert [type(result) for result in results] == [TimedOut, NotSent, NotSent, NotSent]
-        assert "came free" in str(results[1])
-        assert "too many" in str(results[3])
+        sent = asyncio.create_task(kit.post(it))
+        await kit.until(lambda: server.requests)
+        for _ in range(2):
+            waiting = [asyncio.create_task(kit.post(it, timeout_s=0.02)) for _ in range(3)]
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            assert [type(result) for result in results] == [NotSent] * 3
+            assert ["too many" in str(result) for result in results] == [False, False, True]
+            assert not it._waiters
+        sent.cancel()
+        await asyncio.wait([sent])
         assert len(server.requests) == 1
 
     served(kit.silent, test, max_connections=1, max_waiting=2)
@@ -157,10 +162,12 @@ def test_a_cancelled_call_closes_its_connection(kit, served):
     async def test(it, server):
         call = asyncio.create_task(kit.post(it))
         await kit.until(lambda: server.requests)
+        (connection,) = it._connections
         call.cancel()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert it._slots_taken == 0
+        assert connection._timer is None
         await kit.until(lambda: server.open == 0)
 
     served(kit.stuck, test)

@@ -24,7 +24,7 @@ class Child:
     Args:
         name: what it is, for messages.
         arguments: the module, and what it is told.
-        log: the file that its standard error goes to.
+        log: the file that its standard error goes to; it runs in that file's directory.
     """
 
     def __init__(self, name: str, arguments: Sequence[str], environ: Mapping[str, str], log: Path) -> None:
@@ -38,6 +38,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 env=dict(environ),
+                cwd=log.parent,
                 start_new_session=True,
             )
 

@@ -9,9 +9,8 @@ import sys
 
 _CONTEXT_TOKENS = 2048
 _MAX_THREADS = 4
-# A model this small repeats itself when it always takes the likeliest word; the seed makes its answers repeatable.
+# Always the likeliest word lets a model this small go round in circles; the seed makes its answers repeatable.
 _TEMPERATURE = 0.4
-_REPEAT_PENALTY = 1.1
 _SEED = 42
 _LOG_ERRORS_ONLY = 1
 
@@ -30,7 +29,6 @@ def main() -> None:
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.sampling.temp = _TEMPERATURE
-    params.sampling.penalty_repeat = _REPEAT_PENALTY
     params.sampling.seed = _SEED
     params.verbosity = _LOG_ERRORS_ONLY
     # It is for Tollhouse alone: no page to look at, and no web page may call it.

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from http import HTTPStatus
 from itertools import cycle
 
 import click
@@ -29,23 +30,24 @@ class Screen:
         click.secho(f"{self._step}. {title}", bold=True)
 
     def say(self, text: str) -> None:
-        for line in text.splitlines():
+        for line in text.split("\n"):
             click.echo(f"{_INDENT}{line}".rstrip())
 
     def command(self, text: str) -> None:
         """Show a command, as a person would type it."""
         click.echo(_INDENT + click.style(f"$ {text}", fg="cyan"))
 
-    def request(self, line: str, body: object = None) -> None:
-        """Show an HTTP request."""
+    def request(self, line: str, body: bytes | None) -> None:
+        """Show an HTTP request, with its JSON body where there is one to show."""
         click.echo(_INDENT + click.style(f"→ {line}", fg="cyan"))
         if body is not None:
-            self.say(msgspec.json.format(msgspec.json.encode(body), indent=2).decode())
+            self.say(msgspec.json.format(body, indent=2).decode())
 
     def answer(self, status: int, elapsed_s: float, body: bytes) -> None:
         """Show what came back."""
-        color = "green" if status == 200 else "yellow"
-        click.echo(_INDENT + click.style(f"← {status} after {elapsed_s:.2f} s", fg=color))
+        color = "green" if status == HTTPStatus.OK else "yellow"
+        line = f"← {status} {HTTPStatus(status).phrase} (after {elapsed_s:.2f} s)"
+        click.echo(_INDENT + click.style(line, fg=color))
         self.say(msgspec.json.format(body, indent=2).decode())
 
     def rows(self, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

@@ -16,6 +16,8 @@ import msgspec
 
 from tollhouse.cli.demo.screen import Screen
 from tollhouse.cli.options import Options
+from tollhouse.cli.output import dollars
+from tollhouse.cli.session import Answer
 from tollhouse.kit.clock import SystemClock
 
 _CALL_TIMEOUT_S = 120.0
@@ -85,7 +87,7 @@ class Walk:
         click.echo(shlex.join(words))
         self._screen.say(
             f"\nAll there is to call: {self._url}/docs\nMetrics:              {self._url}/metrics\n"
-            f"More commands:        tollhouse -c {self._file} --help"
+            f"More commands:        tollhouse --help (from {self._file.parent})"
         )
 
     # The steps.
@@ -94,22 +96,23 @@ class Walk:
         self._screen.step(f"Tenant {_TENANT} on the growth tier, its feature {_FEATURE}, and a key for a service")
         self._tenant(_TENANT, "--name", "Coffee & Co", "--tier", "growth", "--budget-usd", "10")
         self._run("feature", "enable", str(_TENANT), _FEATURE)
-        created = self._run("key", "create", "--service", "sales-api", "--tenant", "42", "--tenant", "43", "--json")
-        self._key = msgspec.json.decode(created)["key"]
+        tenants = ("--tenant", str(_TENANT), "--tenant", str(_POOR_TENANT))
+        created = self._run("key", "create", "--service", "sales-api", *tenants)
+        # It stands on a line of its own, as it is to be copied.
+        self._key = next(line.strip() for line in created.splitlines() if line.startswith("    "))
 
     def _call_once(self) -> None:
         self._screen.step("A call, from the service sales-api for user 101")
-        answer = self._complete(_CALL)
-        self._screen.say(f"\nThe model says: {answer.get('content', '').strip()}")
-        self._screen.say(
-            f"It read {answer['input_tokens']} tokens and wrote {answer['output_tokens']}, for ${answer['cost_usd']:f}."
-        )
+        answer = self._ask("POST", "/ai/complete", _CALL, show=msgspec.json.encode(_CALL))
+        self._screen.say(f"\nThe model says: {answer['content'].strip()}\n")
+        read, wrote, cost = answer["input_tokens"], answer["output_tokens"], dollars(answer["cost_usd"])
+        self._screen.say(f"It read {read} tokens and wrote {wrote}, which cost {cost}.")
 
     def _show_ledger(self) -> None:
         self._screen.step("Its row in the ledger, durable before the answer was sent")
         columns = ", ".join(_LEDGER_COLUMNS)
-        statement = f"SELECT {columns} FROM ai_usage_log WHERE tenant_id = '{_TENANT}'"  # noqa: S608 - constants
-        self._screen.command(f"sqlite3 {self._database} {shlex.quote(statement)}")
+        statement = f"SELECT {columns} FROM ai_usage_log ORDER BY id DESC LIMIT 1"  # noqa: S608 - constants
+        self._screen.command(f'sqlite3 {self._database.name} "{statement}"')
         with contextlib.closing(sqlite3.connect(f"{self._database.as_uri()}?mode=ro", uri=True)) as connection:
             rows = connection.execute(statement).fetchall()
         self._screen.rows(_LEDGER_COLUMNS, [[str(value) for value in row] for row in rows])
@@ -122,12 +125,14 @@ class Walk:
     def _run_into_budget(self) -> None:
         self._screen.step("A budget that is too small: refused before the model is asked")
         self._tenant(_POOR_TENANT, "--name", "Tiny", "--tier", "growth", "--budget-usd", "0.001")
-        self._complete(_CALL | {"tenant_id": _POOR_TENANT})
+        self._screen.say(f"The same call, but for tenant {_POOR_TENANT}:")
+        self._ask("POST", "/ai/complete", _CALL | {"tenant_id": _POOR_TENANT})
 
     def _run_into_switch(self) -> None:
         self._screen.step("A feature that is switched off")
         self._run("feature", "disable", str(_TENANT), _FEATURE)
-        self._complete(_CALL)
+        self._screen.say(f"The same call again, for tenant {_TENANT}:")
+        self._ask("POST", "/ai/complete", _CALL)
         self._run("feature", "enable", str(_TENANT), _FEATURE)
 
     def _verify(self) -> None:
@@ -144,9 +149,9 @@ class Walk:
 
     def _run(self, *arguments: str) -> str:
         """Run a tollhouse command and show it; return its output."""
-        self._screen.command(shlex.join(("tollhouse", "-c", str(self._file), *arguments)))
+        self._screen.command(shlex.join(("tollhouse", *arguments)))
         output = self._captured(*arguments)
-        self._screen.say(output)
+        self._screen.say(output.rstrip())
         return output
 
     def _captured(self, *arguments: str) -> str:
@@ -158,12 +163,9 @@ class Walk:
             root.main(arguments, prog_name="tollhouse", standalone_mode=False, obj=options)
         return output.getvalue()
 
-    def _complete(self, body: dict[str, Any]) -> Any:
-        return self._ask("POST", "/ai/complete", body)
-
-    def _ask(self, method: str, target: str, body: dict[str, Any] | None = None) -> Any:
-        """Make a call with the service's key and show it; return the answer's JSON."""
-        self._screen.request(f"{method} {target}", body)
+    def _ask(self, method: str, target: str, body: object = None, *, show: bytes | None = None) -> Any:
+        """Make a call with the service's key, and show it, with the body if asked to; return the answer's JSON."""
+        self._screen.request(f"{method} {target}", show)
         server = urlsplit(self._url)
         connection = http.client.HTTPConnection(server.hostname or "", server.port, timeout=_CALL_TIMEOUT_S)
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
@@ -174,4 +176,4 @@ class Walk:
             response = connection.getresponse()
             content = response.read()
         self._screen.answer(response.status, clock.monotonic_s() - started_s, content)
-        return msgspec.json.decode(content)
+        return Answer(content).value
