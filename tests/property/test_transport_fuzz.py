@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import zlib
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from itertools import pairwise
 from typing import NamedTuple
@@ -28,12 +29,18 @@ class Sample(NamedTuple):
     until_eof: bool
 
 
-def raw_deflate(data):
+def raw_deflate(data: bytes) -> bytes:
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return deflater.compress(data) + deflater.flush()
 
 
-CODINGS = {"": bytes, "identity": bytes, "gzip": gzip.compress, "deflate": zlib.compress, "DEFLATE": raw_deflate}
+CODINGS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "identity": bytes,
+    "gzip": gzip.compress,
+    "deflate": zlib.compress,
+    "DEFLATE": raw_deflate,
+}
 INTERIMS = [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Encoding: br\r\n\r\n"]
 TOKEN = st.text("abcXYZ019-_!", min_size=1, max_size=8).map("x-".__add__)
 VALUE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=12).map(
@@ -80,7 +87,7 @@ def samples(draw):
     return Sample(interims + head.encode("latin-1") + wire, meaning, until_eof)
 
 
-def cut(data, places):
+def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted({place % len(data) for place in places} - {0}), len(data)]
     return [data[start:end] for start, end in pairwise(edges)]
 
@@ -153,7 +160,7 @@ def test_nothing_but_a_bad_answer_comes_out_of_damage(data, places):
 class Mischief:
     """A server that answers the first request with given bytes, and every later one well."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.pieces: list[bytes] | None = None
         self.ending = ""
         self.done = asyncio.Event()
@@ -185,7 +192,7 @@ class Mischief:
             self.done.set()
 
 
-async def exchange_twice(data, places, ending):
+async def exchange_twice(data: bytes, places: list[int], ending: str) -> WireResponse | ProviderError:
     """Have ``data`` for an answer, then a good one over the same pool; return what the first call came to."""
     mischief = Mischief()
     mischief.pieces, mischief.ending = cut(data, places), ending
@@ -206,7 +213,7 @@ async def exchange_twice(data, places, ending):
     return first
 
 
-async def outcome(call):
+async def outcome(call: Awaitable[WireResponse]) -> WireResponse | ProviderError:
     try:
         return await call
     except ProviderError as error:

@@ -57,15 +57,21 @@ def _responses(kinds: Iterable[type[TollhouseError]]) -> dict[int, ResponseSpec]
     }
 
 
+def _served_elsewhere(_connection: object, _handler: object) -> None:
+    """Refuse what the server did not take for a completion call, before its body is read."""
+    raise NotFound("completions are served at POST /ai/complete, without a query or a slash at the end")
+
+
 @post(
     "/ai/complete",
     status_code=200,
+    guards=[_served_elsewhere],
     tags=("Completions",),
     security=[{"bearer": []}],
     responses=_responses(_COMPLETION_ERRORS),
 )
 async def complete(
-    data: JSONBody[CompleteBody],  # noqa: ARG001 - documented here, read elsewhere
+    data: JSONBody[CompleteBody],  # noqa: ARG001 - documented here, served elsewhere
     idempotency_key: Annotated[  # noqa: ARG001
         str | None,
         HeaderParameter(
@@ -76,8 +82,7 @@ async def complete(
     ] = None,
 ) -> Envelope:
     """Complete a prompt: admitted, paid for and recorded before the answer is returned."""
-    # The API process serves this address before the framework is asked; what is reached here is not that process.
-    raise NotFound("completions are served by the API process alone")
+    raise AssertionError("the guard lets nothing through")
 
 
 def document(app: Litestar) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import uvloop
@@ -23,7 +25,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class Peer:
     """One accepted connection, as a test's script sees it."""
 
-    def __init__(self, server, reader, writer):
+    def __init__(self, server: Any, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.server, self.reader, self.writer = server, reader, writer
 
     async def request(self):
@@ -57,11 +59,13 @@ class Peer:
 class RawServer:
     """Runs ``script(peer)`` for every connection; a failed script fails the test."""
 
-    def __init__(self, script: Callable[[Peer], Awaitable[None]], *, host="127.0.0.1", tls=None):
+    def __init__(
+        self, script: Callable[[Peer], Awaitable[None]], *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None
+    ) -> None:
         self.script, self.host, self.tls = script, host, tls
         self.requests: list[bytes] = []
         self.accepted = self.open = self.most_open = 0
-        self.tasks: list[asyncio.Task] = []
+        self.tasks: list[asyncio.Task[None]] = []
         self.failures: list[Exception] = []
 
     async def __aenter__(self):
@@ -81,8 +85,8 @@ class RawServer:
     def url(self):
         return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"
 
-    async def _accept(self, reader, writer):
-        self.tasks.append(asyncio.current_task())
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.tasks.append(cast("asyncio.Task[None]", asyncio.current_task()))
         self.accepted += 1
         self.open += 1
         self.most_open = max(self.most_open, self.open)
@@ -187,7 +191,7 @@ def served(run):
     """Run ``test(upstream, server)`` against a server that runs ``script`` for each connection."""
 
     def serve(script, test, *, suffix="", **limits):
-        async def main():
+        async def main() -> None:
             async with RawServer(script) as server, upstream(server.url + suffix, **limits) as it:
                 await test(it, server)
 
@@ -203,7 +207,7 @@ def authority(tmp_path_factory):
 
 
 class _Authority:
-    def __init__(self, folder):
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.key = ec.generate_private_key(ec.SECP256R1())
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
@@ -233,7 +237,7 @@ class _Authority:
     def client(self):
         return ssl.create_default_context(cafile=str(self.roots))
 
-    def _sign(self, subject, key, names, *, is_ca):
+    def _sign(self, subject, key, names, *, is_ca) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
         builder = (
             x509.CertificateBuilder()
@@ -267,7 +271,7 @@ class _Authority:
         return builder.sign(self.key, hashes.SHA256())
 
 
-def _alternative(name):
+def _alternative(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:

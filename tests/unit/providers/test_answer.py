@@ -11,19 +11,19 @@ from tollhouse.providers.answer import Answer, BadAnswer
 HEAD = b"HTTP/1.1 200 OK\r\n"
 
 
-def answer(max_answer_bytes=1000, max_header_bytes=500):
+def answer(max_answer_bytes: int = 1000, max_header_bytes: int = 500) -> Answer:
     return Answer(max_answer_bytes, max_header_bytes)
 
 
-def taken(*pieces, **limits):
+def taken(*pieces: bytes, **limits: int) -> Answer:
     """Feed the pieces; all but the last must leave the answer open, the last must complete it."""
     it = answer(**limits)
     assert [it.feed(piece) for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     return it
 
 
-def refused(*pieces, **limits):
-    def read():
+def refused(*pieces: bytes, **limits: int) -> str:
+    def read() -> None:
         it = answer(**limits)
         for piece in pieces:
             it.feed(piece)
@@ -34,11 +34,11 @@ def refused(*pieces, **limits):
     return str(caught.value)
 
 
-def encoded(coding, body):
+def encoded(coding: bytes, body: bytes) -> bytes:
     return HEAD + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n%b" % (coding, len(body), body)
 
 
-def raw_deflate(data):
+def raw_deflate(data: bytes) -> bytes:
     deflater = zlib.compressobj(wbits=-15)
     return deflater.compress(data) + deflater.flush()
 

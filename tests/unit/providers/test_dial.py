@@ -16,11 +16,11 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 class Proxy:
     """A forward proxy's script: keeps the heads it got, and tunnels to ``port`` whatever host it is asked for."""
 
-    def __init__(self, port, answer=b"HTTP/1.1 200 Connection established\r\nX: y\r\n\r\n"):
+    def __init__(self, port: int | None, answer: bytes = b"HTTP/1.1 200 Connection established\r\nX: y\r\n\r\n"):
         self.port, self.answer = port, answer
         self.heads: list[bytes] = []
 
-    async def __call__(self, peer):
+    async def __call__(self, peer) -> None:
         self.heads.append(await peer.reader.readuntil(b"\r\n\r\n"))
         if not self.answer.startswith(b"HTTP/1.1 200") or self.port is None:
             await peer.send(self.answer)
@@ -39,7 +39,7 @@ class Proxy:
             writer.transport.abort()
 
 
-async def pipe(reader, writer):
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)
@@ -47,7 +47,7 @@ async def pipe(reader, writer):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 def test_a_verified_server_is_used_and_its_connection_serves_again(host, run, kit, authority):
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(kit.always_ok, tls=authority.server("127.0.0.1", "localhost")) as server:
             async with kit.upstream(f"https://{host}:{server.port}", tls=authority.client()) as it:
                 await it.probe(20)
@@ -68,7 +68,7 @@ def test_by_default_the_roots_of_the_environment_verify_and_http_1_1_is_asked_fo
         chosen.append(peer.writer.get_extra_info("ssl_object").selected_alpn_protocol())
         await kit.always_ok(peer)
 
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(script, tls=authority.server("127.0.0.1")) as server,
             kit.upstream(server.url) as it,
@@ -87,7 +87,7 @@ def test_a_certificate_that_does_not_fit_is_refused_before_anything_is_sent(faul
     client = authority.client() if fault == "wrong host" else ssl.create_default_context()
     names = ["other.example"] if fault == "wrong host" else ["127.0.0.1"]
 
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(kit.always_ok, tls=authority.server(*names)) as server,
             kit.upstream(server.url, tls=client) as it,
@@ -109,7 +109,7 @@ def test_a_server_that_does_not_speak_tls_is_not_sent_to(manners, run, kit, auth
             await peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         await peer.client_gone()
 
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(script) as server,
             kit.upstream(f"https://127.0.0.1:{server.port}", tls=authority.client(), connect_timeout_s=0.1) as it,
@@ -128,7 +128,7 @@ def test_a_call_cancelled_while_connecting_leaves_nothing_behind(run, kit, autho
     async def script(peer):
         await peer.client_gone()
 
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(script) as server,
             kit.upstream(f"https://127.0.0.1:{server.port}", tls=authority.client(), max_connections=2) as it,
@@ -157,7 +157,7 @@ def test_over_tls_a_body_without_length_needs_a_goodbye(goodbye, run, kit, autho
         else:
             peer.writer.transport.abort()
 
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(script, tls=authority.server("127.0.0.1")) as server,
             kit.upstream(server.url, tls=authority.client()) as it,
@@ -172,7 +172,7 @@ def test_over_tls_a_body_without_length_needs_a_goodbye(goodbye, run, kit, autho
 
 
 def test_a_tls_connection_that_was_closed_while_idle_is_never_used(run, kit, authority):
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(kit.scripted(OK), tls=authority.server("127.0.0.1")) as server,
             kit.upstream(server.url, tls=authority.client()) as it,
@@ -186,7 +186,7 @@ def test_a_tls_connection_that_was_closed_while_idle_is_never_used(run, kit, aut
 
 
 def test_https_goes_through_a_tunnel_that_sees_only_the_name(run, kit, authority):
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(kit.always_ok, tls=authority.server("api.example")) as server:
             proxy = Proxy(server.port)
             async with (
@@ -216,7 +216,7 @@ def test_the_proxy_itself_may_be_reached_by_tls(run, kit, authority, monkeypatch
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.roots))
     default_tls.cache_clear()
 
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(kit.always_ok, tls=authority.server("api.example")) as server:
             proxy = Proxy(server.port)
             async with (
@@ -246,7 +246,7 @@ def test_the_proxy_itself_may_be_reached_by_tls(run, kit, authority, monkeypatch
     ],
 )
 def test_a_proxy_that_does_not_consent_means_not_sent(answer, match, run, kit, authority):
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(Proxy(None, answer)) as outer,
             kit.upstream("https://api.example", tls=authority.client(), proxy_url=outer.url) as it,
@@ -263,7 +263,7 @@ def test_a_proxy_that_never_answers_means_not_sent(run, kit, authority):
     async def script(peer):
         await peer.client_gone()
 
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(script) as outer:
             url = "https://api.example"
             async with kit.upstream(url, proxy_url=outer.url, connect_timeout_s=0.05) as it:
@@ -275,7 +275,7 @@ def test_a_proxy_that_never_answers_means_not_sent(run, kit, authority):
 
 
 def test_the_certificate_behind_a_tunnel_is_verified(run, kit, authority):
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(kit.always_ok, tls=authority.server("other.example")) as server,
             kit.RawServer(Proxy(server.port)) as outer,
@@ -289,7 +289,7 @@ def test_the_certificate_behind_a_tunnel_is_verified(run, kit, authority):
 
 
 def test_http_is_carried_by_the_proxy(run, kit):
-    async def main():
+    async def main() -> None:
         async with (
             kit.RawServer(kit.always_ok) as outer,
             kit.upstream("http://api.example:81/v1?a=1", proxy_url=f"http://me:secret@127.0.0.1:{outer.port}") as it,
@@ -307,7 +307,7 @@ def test_an_ipv6_literal_is_reached(run, kit):
     if not socket.has_ipv6:
         pytest.skip("this Python has no IPv6")
 
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(kit.always_ok, host="::1") as server:
             async with kit.upstream(f"http://[::1]:{server.port}") as it:
                 assert (await kit.post(it)).body == b"ok"

@@ -13,7 +13,7 @@ CLOSE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
 HEAD_ONLY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
 
 
-def fails(kit, served, script, error, match, **how):
+def fails(kit, served, script, error, match, **how) -> None:
     """Check that a call fails as expected, was sent at most once, and leaves the pool in order."""
 
     async def test(it, server):

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError, TimedOut
+from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError
 from tollhouse.providers.transport import TransportLimits, Upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -175,7 +175,7 @@ def test_a_cancelled_call_closes_its_connection(kit, served):
 
 def test_a_call_cancelled_as_its_turn_comes_passes_it_on(kit, served):
     async def test(it, server):
-        async def first():
+        async def first() -> None:
             await kit.post(it)
             # The connection has just been handed to the second call, which has not run since.
             assert second.cancel()
@@ -236,7 +236,7 @@ def test_a_probe_connects_and_sends_nothing(kit, served):
 
 
 def test_what_cannot_be_reached_is_not_sent(run, kit):
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(kit.always_ok) as server:
             url = server.url
         async with kit.upstream(url) as it:
@@ -253,7 +253,7 @@ def test_what_cannot_be_reached_is_not_sent(run, kit):
 
 
 def test_closing_ends_every_call_and_allows_no_more(run, kit):
-    async def main():
+    async def main() -> None:
         async with kit.RawServer(kit.silent) as server:
             it = Upstream(server.url, limits=TransportLimits(max_connections=1))
             calls = [asyncio.create_task(kit.post(it)) for _ in range(3)]

@@ -1,0 +1,188 @@
+"""A control plane served over real HTTP, on a real database."""
+
+import asyncio
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+from urllib.parse import quote
+
+import pytest
+import uvicorn
+
+from tollhouse.admin.service import Administration
+from tollhouse.apps.control import control_plane
+from tollhouse.apps.health import Health
+from tollhouse.billing.service import UsageReports
+from tollhouse.budgets.model import Reservation
+from tollhouse.gate.admission import Admission
+from tollhouse.gate.ratelimit import RateLimiter
+from tollhouse.gate.sqlite import SqliteGate
+from tollhouse.keys.model import Principal
+from tollhouse.keys.service import Keyring
+from tollhouse.kit.clock import billing_period, utc_text
+from tollhouse.ledger import sqlite as sqlite_ledger
+from tollhouse.ledger.model import Settlement
+from tollhouse.ledger.service import Ledger
+from tollhouse.providers.base import Usage
+from tollhouse.storage.sqlite import SqliteDatabase
+from tollhouse.telemetry.metrics import Metrics
+
+ADMIN = "the-admin-key-of-the-configuration"
+USD = 1_000_000_000
+APRIL_MS = 1_775_300_000_000
+
+
+class StoppedClock:
+    """Stands at noon of an April day, until it is set."""
+
+    def __init__(self):
+        self.at_ms = APRIL_MS
+
+    def now_ms(self):
+        return self.at_ms
+
+    def monotonic_s(self):
+        return self.at_ms / 1000
+
+
+class Answer:
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.body = response.read()
+
+    @property
+    def json(self):
+        return json.loads(self.body, parse_float=Decimal)
+
+    @property
+    def error(self):
+        """The error's code and message, once its form is checked."""
+        body = self.json
+        assert set(body) == {"error", "message", "request_id"}
+        assert body["request_id"] == self.headers["x-request-id"]
+        return body["error"], body["message"]
+
+
+class Plane:
+    """A running control plane: asked over HTTP, while its database takes calls as the hot path would make them."""
+
+    def __init__(self, path):
+        self.clock = StoppedClock()
+        self.loop = asyncio.new_event_loop()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._run)
+        self.port = self._listener.getsockname()[1]
+        self.calls = 0
+        self.path = path
+        ready = threading.Event()
+        self._ready = ready
+        self._thread.start()
+        assert ready.wait(20)
+
+    def _run(self):
+        self.loop.run_until_complete(self._serve())
+
+    async def _serve(self):
+        database = self.database = SqliteDatabase(self.path)
+        SqliteGate(self.clock, RateLimiter(requests_per_minute=0, burst=1)).handle_on(database)
+        sqlite_ledger.handle_on(database)
+        database.open()
+        keyring = Keyring(database, b"p" * 32)
+        await keyring.load()
+        keyring.trust(ADMIN, Principal("admin", "admin", "super-admin", None))
+        tiers = {"starter": 2 * USD, "growth": 10 * USD}
+        administration = Administration(database, keyring, self.clock, tiers=tiers, default_tier="starter")
+        ledger, metrics = Ledger(database, self.clock), Metrics()
+        app = control_plane(
+            administration=administration,
+            usage=UsageReports(database, self.clock),
+            keyring=keyring,
+            clock=self.clock,
+            metrics=metrics,
+            health=Health(database=database, ledger=ledger, metrics=metrics, clock=self.clock, probes={}),
+        )
+        config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
+        self.server = uvicorn.Server(config)
+        self._ready.set()
+        await self.server._serve([self._listener])
+        await database.close()
+
+    def stop(self):
+        self.server.should_exit = True
+        self._thread.join(20)
+        self.loop.close()
+
+    def __call__(self, method, path, body=None, *, key=ADMIN, headers=None):
+        sent = dict(headers or {})
+        if key is not None:
+            sent["Authorization"] = f"Bearer {key}"
+        raw = body if isinstance(body, str | bytes | None) else json.dumps(body)
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
+            connection.request(method, path, body=raw, headers=sent)
+            return Answer(connection.getresponse())
+
+    def call(
+        self, tenant_id="42", *, cost=USD // 10, ceiling=USD, user_id="101", feature="summary", key_id="k", **settled
+    ):
+        """Admit a call and settle it at its cost; with ``cost`` None it stays reserved."""
+        self.calls += 1
+        now = utc_text(self.clock.at_ms)
+        reservation = Reservation(
+            request_id=f"req_{self.calls}",
+            attempt=1,
+            tenant_id=tenant_id,
+            user_id=user_id,
+            feature_slug=feature,
+            service=settled.pop("service", "sales"),
+            key_id=key_id,
+            model=settled.pop("model", "claude-haiku-4-5"),
+            provider="anthropic",
+            price_version="test",
+            ceiling_nano_usd=ceiling,
+            billing_period=billing_period(self.clock.at_ms),
+            created_at=now,
+        )
+        self.wait_for(self.database.submit(Admission(reservation)))
+        if cost is not None:
+            status = settled.pop("status", "settled")
+            usage = Usage(input_tokens=300, cached_input_tokens=12, output_tokens=80, reasoning_tokens=7)
+            self.wait_for(
+                self.database.submit(Settlement(reservation, status, usage, "reported", cost, "stop", 10, now))
+            )
+
+    def wait_for(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+
+    def tenant(self, tenant_id=42, **changes):
+        answer = self("PUT", f"/admin/tenants/{quote(str(tenant_id), safe='')}", {"is_active": True, **changes})
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def new_key(self, **wanted):
+        answer = self("POST", "/admin/keys", {"service": "sales", **wanted})
+        assert answer.status == 200, answer.body
+        return answer.json
+
+    def audit(self, query=""):
+        return self("GET", f"/admin/audit?limit=1000&{query}").json["entries"]
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory) -> Iterator[Plane]:
+    """One for all tests of a file: each of them has tenants of its own."""
+    plane = Plane(tmp_path_factory.mktemp("plane") / "t.db")
+    yield plane
+    plane.stop()
+
+
+@pytest.fixture
+def fresh_plane(tmp_path) -> Iterator[Plane]:
+    """One that is empty, and whose clock may be set."""
+    plane = Plane(tmp_path / "t.db")
+    yield plane
+    plane.stop()
