@@ -12,7 +12,7 @@ import structlog
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.control import control_plane
-from tollhouse.apps.health import Health
+from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
 from tollhouse.audit.service import AuditLog
 from tollhouse.billing.service import UsageReports
@@ -134,7 +134,7 @@ async def open_service(
             stack.push_async_callback(upstream.close)
         prices = PriceBook(_configured_prices(config), await compiling, clock)
         complete = _complete_route(config, secrets, core, upstreams, prices)
-        house = asyncio.create_task(keep_house(core.ledger, core.database, clock))
+        house = asyncio.create_task(keep_house(core.ledger, core.database, clock, _probes(upstreams)))
         stack.callback(house.cancel)
         endpoint = CompletionEndpoint(complete, core.metrics, clock)
         yield Service(_control_plane(core, upstreams), endpoint, core.lock, _operator_token(core))
@@ -156,7 +156,7 @@ def _control_plane(core: Core, upstreams: Mapping[str, Upstream]) -> AsgiApp:
         ledger=core.ledger,
         metrics=core.metrics,
         clock=core.clock,
-        probes={name: upstream.probe for name, upstream in upstreams.items()},
+        probes=_probes(upstreams),
     )
     return control_plane(
         administration=core.administration,
@@ -166,6 +166,10 @@ def _control_plane(core: Core, upstreams: Mapping[str, Upstream]) -> AsgiApp:
         metrics=core.metrics,
         health=health,
     )
+
+
+def _probes(upstreams: Mapping[str, Upstream]) -> dict[str, Probe]:
+    return {name: upstream.probe for name, upstream in upstreams.items()}
 
 
 def _complete_route(

@@ -121,7 +121,7 @@ class Plane:
         sent = dict(headers or {})
         if key is not None:
             sent["Authorization"] = f"Bearer {key}"
-        raw = body if isinstance(body, str | bytes | None) else json.dumps(body)
+        raw = body if isinstance(body, str | bytes | Iterator | None) else json.dumps(body)
         with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)) as connection:
             connection.request(method, path, body=raw, headers=sent)
             return Answer(connection.getresponse())

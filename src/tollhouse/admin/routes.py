@@ -163,7 +163,9 @@ class AuditRoutes(Controller):
         administration: _Service,
         tenant_id: Annotated[str | None, QueryParameter(description="only what concerns this tenant")] = None,
         action: Annotated[str | None, QueryParameter(description="only this action, e.g. key.revoked")] = None,
-        before_id: Annotated[int | None, QueryParameter(description="only older ones, from next_before_id")] = None,
+        before_id: Annotated[
+            int | None, QueryParameter(ge=0, le=2**63 - 1, description="only older ones, from next_before_id")
+        ] = None,
         limit: _Limit = 100,
     ) -> AuditPage:
         """List what was changed, by whom, and when; the newest first."""

@@ -65,7 +65,7 @@ def _problem(error: HTTPException) -> str:
     """Return what is wrong with a request, beginning with the parameter."""
     if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
         first = error.extra[0]
-        what = str(first["message"])
+        what = str(first["message"]).replace(" | null", "")
         return f"{first.get('key', 'the request')}: {what[:1].lower()}{what[1:]}"
     return error.detail
 

@@ -1,25 +1,43 @@
 """What the API process does beside its calls: writing what could not be written, and forgetting what has expired."""
 
 import asyncio
+from collections.abc import Mapping
 
 import structlog
 
+from tollhouse.apps.health import Probe
 from tollhouse.errors import Unavailable
 from tollhouse.idempotency import store as idempotency
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.service import Ledger
+from tollhouse.providers.base import ProviderError
 from tollhouse.storage.database import Database
 
 _FORGET_EVERY_S = 60.0
 _FORGET_AT_ONCE = 1000
+_PROBE_TIMEOUT_S = 5.0
 _LOG = structlog.get_logger("tollhouse.housekeeping")
 
 
-async def keep_house(ledger: Ledger, database: Database, clock: Clock) -> None:
-    """Run until cancelled."""
-    async with asyncio.TaskGroup() as tasks:
-        tasks.create_task(ledger.keep_writing())
-        tasks.create_task(_forget_expired_answers(database, clock))
+async def keep_house(ledger: Ledger, database: Database, clock: Clock, probes: Mapping[str, Probe]) -> None:
+    """Run until cancelled; a defect that ends it is logged."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(ledger.keep_writing())
+            tasks.create_task(_forget_expired_answers(database, clock))
+            for name, probe in probes.items():
+                tasks.create_task(_tell_if_unreachable(name, probe))
+    except Exception:
+        _LOG.exception("housekeeping ended; restart the service")
+        raise
+
+
+async def _tell_if_unreachable(name: str, probe: Probe) -> None:
+    """Look once, at start: an operator should learn of a wrong address before the first caller does."""
+    try:
+        await probe(_PROBE_TIMEOUT_S)
+    except ProviderError as error:
+        _LOG.warning("a provider cannot be reached; its calls get 503 until it can", provider=name, reason=str(error))
 
 
 async def _forget_expired_answers(database: Database, clock: Clock) -> None:

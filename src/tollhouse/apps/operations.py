@@ -19,7 +19,8 @@ _Request = Request[Any, Any, State]
 
 # The option of an address that is open to everybody.
 _PUBLIC = {"needs_key": False}
-_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+# The framework adds the character set.
+_EXPOSITION = "text/plain; version=0.0.4"
 _RETRY_AFTER_S = 1.0
 # The page needs its own style sheet, and nothing from anywhere.
 _HTML_HEADERS = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}

@@ -10,7 +10,10 @@ from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_reservations
 
 def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: str, cap_nano_usd: int) -> None:
     """Make a tenant's cap hold in the running month; the months after take it from the tenant."""
-    _set_month(connection, BudgetKey(tenant_id, billing_period, "tenant", ""), cap_nano_usd)
+    if _set_month(connection, BudgetKey(tenant_id, billing_period, "tenant", ""), cap_nano_usd):
+        # Admission takes a tenant's row as a sign that its month has begun, with all the caps below it.
+        for key, standing_cap_nano_usd in standing_caps(connection, tenant_id, billing_period).items():
+            _set_month(connection, key, standing_cap_nano_usd)
 
 
 def set_tenant_caps(
@@ -60,17 +63,20 @@ def _forget(connection: sa.Connection, key: BudgetKey) -> bool:
     return found.rowcount > 0
 
 
-def _set_month(connection: sa.Connection, key: BudgetKey, cap_nano_usd: int) -> None:
+def _set_month(connection: sa.Connection, key: BudgetKey, cap_nano_usd: int) -> bool:
+    """Set a cap in one month; return whether its row had to be made."""
     changed = connection.execute(sa.update(ai_budgets).where(_is(ai_budgets, key)).values(cap_nano_usd=cap_nano_usd))
-    if changed.rowcount == 0:
-        connection.execute(
-            sa.insert(ai_budgets).values(
-                **key._asdict(),
-                cap_nano_usd=cap_nano_usd,
-                posted_nano_usd=_total(connection, ai_usage_monthly, "cost_nano_usd", key),
-                reserved_nano_usd=_total(connection, ai_reservations, "ceiling_nano_usd", key),
-            )
+    if changed.rowcount > 0:
+        return False
+    connection.execute(
+        sa.insert(ai_budgets).values(
+            **key._asdict(),
+            cap_nano_usd=cap_nano_usd,
+            posted_nano_usd=_total(connection, ai_usage_monthly, "cost_nano_usd", key),
+            reserved_nano_usd=_total(connection, ai_reservations, "ceiling_nano_usd", key),
         )
+    )
+    return True
 
 
 def _is(table: sa.Table, key: BudgetKey) -> sa.ColumnElement[bool]:

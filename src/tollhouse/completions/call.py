@@ -1,7 +1,6 @@
 """A call, once its caller is known and its body checked: everything the pipeline needs, decided up front."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -60,11 +59,6 @@ class Call(msgspec.Struct, frozen=True):
     ceiling_nano_usd: int
     deadline_s: float
     claim: Claim | None
-
-    def tries(self) -> Iterator[PricedCandidate]:
-        """The order of attempts: the primary, the primary once more, then its fallbacks."""
-        yield self.candidates[0]
-        yield from self.candidates
 
     def provider_request(self, candidate: Candidate) -> ProviderRequest:
         """Return the call in the form that a candidate's adapter translates."""

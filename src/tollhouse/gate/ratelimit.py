@@ -19,24 +19,29 @@ class RateLimiter:
         self._full_at_us: dict[str, int] = {}
         self._sweep_at = _SWEEP_AT
 
-    def take(self, tenant_id: str, now_s: float) -> float:
-        """Take one call from a tenant's bucket; return 0, or the seconds to wait if it is empty."""
-        if not self._interval_us:
-            return 0.0
+    def wait_s(self, tenant_id: str, now_s: float) -> float:
+        """Return 0 if a tenant's bucket holds a call, or the seconds until it does; takes nothing."""
         now_us = int(now_s * _US_PER_S)
-        full_at_us = max(self._full_at_us.get(tenant_id, 0), now_us) + self._interval_us
-        over_us = full_at_us - now_us - self._tolerance_us
-        if over_us > 0:
-            return over_us / _US_PER_S
-        self._full_at_us[tenant_id] = full_at_us
+        over_us = self._full_after_us(tenant_id, now_us) - now_us - self._tolerance_us
+        return max(over_us, 0) / _US_PER_S
+
+    def take(self, tenant_id: str, now_s: float) -> None:
+        """Take a call from a tenant's bucket."""
+        if not self._interval_us:
+            return
+        now_us = int(now_s * _US_PER_S)
+        self._full_at_us[tenant_id] = self._full_after_us(tenant_id, now_us)
         if len(self._full_at_us) > self._sweep_at:
             self._sweep(now_us)
-        return 0.0
 
     def give_back(self, tenant_id: str) -> None:
-        """Return a call that was refused for another reason: refusals use nothing up."""
+        """Return a call that was taken, but not served."""
         if tenant_id in self._full_at_us:
             self._full_at_us[tenant_id] -= self._interval_us
+
+    def _full_after_us(self, tenant_id: str, now_us: int) -> int:
+        """Return when a bucket would be full again if one more call was taken now."""
+        return max(self._full_at_us.get(tenant_id, 0), now_us) + self._interval_us
 
     def _sweep(self, now_us: int) -> None:
         self._full_at_us = {tenant: full_at for tenant, full_at in self._full_at_us.items() if full_at > now_us}

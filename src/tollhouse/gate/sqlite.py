@@ -80,15 +80,15 @@ class _Batch:
             if kept is not None:
                 return kept
         if admission.is_first:
-            wait_s = self._rate_limiter.take(reservation.tenant_id, self._now_s)
+            wait_s = self._rate_limiter.wait_s(reservation.tenant_id, self._now_s)
             if wait_s:
                 return _rate_limited(reservation, wait_s)
         refusal = self._reserve(reservation, gate.budget_nano_usd)
         if refusal is not None:
-            if admission.is_first:
-                self._rate_limiter.give_back(reservation.tenant_id)
             return refusal
         if admission.is_first:
+            # Taken last, so that a refusal uses nothing up.
+            self._rate_limiter.take(reservation.tenant_id, self._now_s)
             self._transaction.on_rollback(lambda: self._rate_limiter.give_back(reservation.tenant_id))
         if admission.claim is not None:
             self._claims[admission.claim.claim_id] = (admission.claim, reservation.request_id)
@@ -168,6 +168,6 @@ def _rate_limited(reservation: Reservation, wait_s: float) -> RateLimited:
 
 def _budget_exceeded(key: BudgetKey, ceiling: int, left: int, cap: int) -> BudgetExceeded:
     return BudgetExceeded(
-        f"this call could cost up to ${usd(ceiling)}, but {key.describe()} has ${usd(max(left, 0))} left of "
-        f"its ${usd(cap)} for {key.billing_period}; lower max_tokens, or have the budget raised"
+        f"this call could cost up to ${usd(ceiling):f}, but {key.describe()} has ${usd(max(left, 0)):f} left of "
+        f"its ${usd(cap):f} for {key.billing_period}; lower max_tokens, or have the budget raised"
     )

@@ -1,6 +1,6 @@
 """Money is an integer number of nano-USD (10⁻⁹ USD). A float never holds it."""
 
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import Decimal, InvalidOperation
 
 NANO_USD_PER_USD = 1_000_000_000
 
@@ -11,13 +11,15 @@ def nano_usd(usd: Decimal | int | str) -> int:
     Raises:
         ValueError: the amount is not a finite number, or is finer than one nano-USD.
     """
-    amount = Decimal(usd) * NANO_USD_PER_USD
-    if not amount.is_finite():
-        raise ValueError(f"{usd} is not an amount of money")
-    whole = amount.to_integral_value(ROUND_HALF_EVEN)
-    if whole != amount:
+    try:
+        numerator, denominator = Decimal(usd).as_integer_ratio()
+    except (InvalidOperation, OverflowError, ValueError):
+        raise ValueError(f"{usd} is not an amount of money") from None
+    # In integers, since decimal arithmetic would round what has more digits than its context.
+    whole, rest = divmod(numerator * NANO_USD_PER_USD, denominator)
+    if rest:
         raise ValueError(f"{usd} USD is finer than the smallest unit, 0.000000001 USD")
-    return int(whole)
+    return whole
 
 
 def usd(amount_nano_usd: int) -> Decimal:

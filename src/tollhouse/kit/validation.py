@@ -19,10 +19,10 @@ OutsideId = Annotated[int, Meta(ge=0, lt=10**15)] | Annotated[str, Meta(min_leng
 MAX_ID = 64
 MAX_SLUG = 128
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*?)`(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<field>.*?)`(?: - at `\$(?P<path>.*)`)?")
-_CHOICE = re.compile(r"Invalid enum value .*? - at `\$(?P<path>.*)`", re.DOTALL)
-_LOCATED = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>.*)`)?", re.DOTALL)
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<field>.*?)`(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<field>.*?)`(?: - at `\$(?P<path>[^`]*)`)?")
+_CHOICE = re.compile(r"Invalid enum value .* - at `\$(?P<path>[^`]*)`", re.DOTALL)
+_LOCATED = re.compile(r"(?P<what>.*?)(?: - at `\$(?P<path>[^`]*)`)?", re.DOTALL)
 _NAME = re.compile(r"\.(\w+)")
 _SHOWN_CHARACTERS = 64
 

@@ -17,6 +17,7 @@ from tollhouse.storage.database import Database
 
 _LOG = structlog.get_logger("tollhouse.ledger")
 _RETRY_EVERY_S = 1.0
+_RECOVERED_AT_ONCE = 1000
 
 Ending = Settlement | Release | FreeClaim
 
@@ -80,7 +81,9 @@ class Ledger:
         For the start of an only instance, before it takes calls.
         """
         abandoned = await self._database.read(budgets.open_reservations)
-        await asyncio.gather(*(self._database.submit(self._unknown(reservation, 0)) for reservation in abandoned))
+        for start in range(0, len(abandoned), _RECOVERED_AT_ONCE):
+            batch = abandoned[start : start + _RECOVERED_AT_ONCE]
+            await asyncio.gather(*(self._database.submit(self._unknown(reservation, 0)) for reservation in batch))
         await self._database.write(idempotency.forget_unanswered)
         if abandoned:
             _LOG.warning("calls in flight at the last stop are held as unknown", calls=len(abandoned))

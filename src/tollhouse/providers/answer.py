@@ -193,10 +193,9 @@ class Answer:
             raise BadAnswer("is followed by another one")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # After the head these are a chunked body's trailers, which must not pass for headers.
-        if not self.status:
-            self._names.append(name)
-            self._values.append(value)
+        # A chunked body's trailers come here too, but after the head was taken: they never pass for headers.
+        self._names.append(name)
+        self._values.append(value)
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None

@@ -109,9 +109,6 @@ class Upstream:
         connection = self._take_idle() or await self._wait_for_connection(deadline_s)
         try:
             return await connection.send(request, deadline_s, first_byte_timeout_s)
-        except asyncio.CancelledError:
-            connection.close()
-            raise
         finally:
             self._release(connection)
 
@@ -225,7 +222,10 @@ class Upstream:
         return connection
 
     def _release(self, connection: Connection) -> None:
-        """Take a connection back, with its slot, after an exchange."""
+        """Take a connection back, with its slot, after an exchange.
+
+        Unless its answer was read to a clean end, it is closed: after a failure, and when the caller has gone.
+        """
         if not connection.ready or self._closed:
             self._discard(connection)
             return

@@ -1,11 +1,15 @@
 """Brings a database to this version's schema, or says why it cannot."""
 
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from tollhouse.errors import StartError
 from tollhouse.storage.schema import REVISION
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 def schema_revision(connection: sa.Connection) -> str | None:
@@ -26,28 +30,39 @@ def schema_revision(connection: sa.Connection) -> str | None:
     return None if revision is None else str(revision)
 
 
-def upgrade(connection: sa.Connection) -> bool:
-    """Migrate to the newest schema within the caller's transaction; return whether anything had to be done.
+def is_current(connection: sa.Connection) -> bool:
+    """Return whether a database has the newest schema, without touching it; an empty or older one can be upgraded.
 
     Raises:
         StartError: the database was made by a newer Tollhouse, or is not Tollhouse's.
     """
     current = schema_revision(connection)
-    if current == REVISION:
-        return False
-    # Imported here because Alembic takes half a second and ten megabytes that a service at rest does not need.
-    from alembic import command
-    from alembic.config import Config
+    if current in (None, REVISION):
+        return current == REVISION
     from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(files("tollhouse.storage") / "migrations"))
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if current is not None and current not in known:
+    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    if current not in known:
         raise StartError(
             f"the database is at schema {current}, which this Tollhouse (schema {REVISION}) does not know: "
             "it was used by a newer version. Start that version, or restore a backup from before its upgrade"
         )
+    return False
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Migrate an empty or older database to the newest schema, within the caller's transaction."""
+    from alembic import command
+
+    config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, REVISION)
-    return True
+
+
+def _config() -> "Config":
+    # Imported here because Alembic takes half a second and ten megabytes that a service at rest does not need.
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(files("tollhouse.storage") / "migrations"))
+    return config

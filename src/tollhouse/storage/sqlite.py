@@ -147,6 +147,7 @@ class SqliteDatabase:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Job] = []
         self._committing = False
+        self._is_closing = False
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._commit_batches, name="tollhouse-writer", daemon=True)
         self._engine: sa.Engine | None = None
@@ -169,13 +170,16 @@ class SqliteDatabase:
         self._loop = asyncio.get_running_loop()
         try:
             self._raw = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-            for pragma in _PRAGMAS:
-                self._raw.execute(pragma)
             self._engine = sa.create_engine(
                 "sqlite://", creator=lambda: self._raw, poolclass=sa.StaticPool, isolation_level="AUTOCOMMIT"
             )
             self._writer = self._engine.connect()
-            self._migrate(self._writer)
+            # Looked at first, since the first pragma already changes the file, which may be another program's.
+            is_current = migrate.is_current(self._writer)
+            for pragma in _PRAGMAS:
+                self._raw.execute(pragma)
+            if not is_current:
+                self._migrate(self._writer)
         except (sqlite3.Error, sa.exc.DBAPIError) as error:
             reason = getattr(error, "orig", None) or error
             raise StartError(
@@ -190,15 +194,16 @@ class SqliteDatabase:
     def _migrate(self, writer: sa.Connection) -> None:
         writer.exec_driver_sql("BEGIN IMMEDIATE")
         try:
-            if migrate.upgrade(writer):
-                _LOG.info("database migrated", path=str(self._path), revision=REVISION)
+            migrate.upgrade(writer)
         except BaseException:
             writer.exec_driver_sql("ROLLBACK")
             raise
         writer.exec_driver_sql("COMMIT")
+        _LOG.info("database migrated", path=str(self._path), revision=REVISION)
 
     async def close(self) -> None:
-        """Commit what waits, stop the writer and close the file."""
+        """Commit what waits, stop the writer and close the file; what is submitted from now on is refused."""
+        self._is_closing = True
         await self._idle.wait()
         if self._thread.is_alive():
             self._batches.put(None)
@@ -216,6 +221,8 @@ class SqliteDatabase:
 
     async def submit(self, operation: object) -> Any:
         assert self._loop is not None, "the database is not open"
+        if self._is_closing:
+            raise Unavailable("the service is stopping; try again shortly", retry_after_s=1)
         if len(self._waiting) >= _MAX_WAITING:
             raise Unavailable("too many calls wait for the ledger; try again shortly", retry_after_s=1)
         future = self._loop.create_future()

@@ -127,6 +127,12 @@ def test_too_many_waiting_calls_are_not_sent(kit, served):
             assert [type(result) for result in results] == [NotSent] * 3
             assert ["too many" in str(result) for result in results] == [False, False, True]
             assert not it._waiters
+        waiting = [asyncio.create_task(kit.post(it)) for _ in range(2)]
+        await kit.until(lambda: len(it._waiters) == 2)
+        for call in waiting:
+            call.cancel()
+        await asyncio.wait(waiting)
+        assert not it._waiters
         sent.cancel()
         await asyncio.wait([sent])
         assert len(server.requests) == 1

@@ -1,0 +1,199 @@
+"""Gate, ledger and database put together as the service does, with short words for what tests do to them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from harness.clock import FakeClock
+
+from tollhouse.budgets import store as budgets
+from tollhouse.budgets.model import BudgetKey, Reservation, Scope
+from tollhouse.gate.admission import Admission, Admitted, Replay
+from tollhouse.gate.ratelimit import RateLimiter
+from tollhouse.gate.service import Gate
+from tollhouse.gate.sqlite import SqliteGate
+from tollhouse.idempotency.model import Claim
+from tollhouse.kit.clock import billing_period, utc_text
+from tollhouse.ledger import sqlite as sqlite_ledger
+from tollhouse.ledger.model import Settlement
+from tollhouse.ledger.service import Ledger
+from tollhouse.ledger.verify import Report, verify
+from tollhouse.providers.base import Usage
+from tollhouse.storage.schema import ai_budgets, ai_reservations, ai_usage_log
+from tollhouse.storage.sqlite import SqliteDatabase
+from tollhouse.tenants import store as tenants
+from tollhouse.tenants.model import Feature, TenantModule
+
+_numbers = count(1)
+
+
+def reservation(ceiling: int = 100, *, at: str = "2026-04-10T12:00:00.000Z", **changes: Any) -> Reservation:
+    """Return a reservation of a new request of tenant 42, charged to the month it was made in."""
+    fields: dict[str, Any] = {
+        "request_id": f"req_{next(_numbers):06}",
+        "attempt": 1,
+        "tenant_id": "42",
+        "user_id": "u",
+        "feature_slug": "f",
+        "service": "shop",
+        "key_id": "k",
+        "model": "small",
+        "provider": "fake",
+        "price_version": "test 1",
+        "ceiling_nano_usd": ceiling,
+        "billing_period": at[:7],
+        "created_at": at,
+    }
+    return Reservation(**fields | changes)
+
+
+def settlement(of: Reservation, cost: int, **changes: Any) -> Settlement:
+    """Return the end of an attempt that was billed."""
+    fields: dict[str, Any] = {
+        "reservation": of,
+        "status": "settled",
+        "usage": Usage(input_tokens=5, output_tokens=2),
+        "usage_source": "reported",
+        "cost_nano_usd": cost,
+        "finish_reason": "stop",
+        "latency_ms": 3,
+        "created_at": of.created_at,
+    }
+    return Settlement(**fields | changes)
+
+
+class Books:
+    """An open database with the gate and the ledger on it."""
+
+    def __init__(self, database: SqliteDatabase, clock: FakeClock) -> None:
+        self.database = database
+        self.clock = clock
+        self.gate = Gate(database)
+        self.ledger = Ledger(database, clock)
+
+    async def set_tenant(self, tenant_id: str = "42", *, cap: int = 10_000, **changes: Any) -> None:
+        """Set a tenant's module up or anew, as the administration does: the cap holds in the running month."""
+        now = utc_text(self.clock.now_ms())
+        fields: dict[str, Any] = {
+            "tenant_id": tenant_id,
+            "name": tenant_id,
+            "tier": "growth",
+            "is_active": True,
+            "expires_at": None,
+            "budget_nano_usd": cap,
+            "has_own_budget": True,
+            "created_at": now,
+            "updated_at": now,
+        }
+        module = TenantModule(**fields | changes)
+
+        def work(connection: sa.Connection) -> None:
+            tenants.save(connection, module)
+            budgets.set_tenant_cap(connection, tenant_id, self.period, module.budget_nano_usd)
+
+        await self.database.write(work)
+
+    async def set_feature(self, feature_slug: str, *, is_enabled: bool, tenant_id: str = "42") -> None:
+        feature = Feature(tenant_id, feature_slug, is_enabled, utc_text(self.clock.now_ms()))
+        await self.database.write(lambda connection: tenants.save_feature(connection, feature))
+
+    async def set_cap(self, scope: Scope, scope_id: str, cap: int, tenant_id: str = "42") -> None:
+        """Cap a user, a feature or (for all tenants) a key from this month on."""
+        key = self.key(scope, scope_id, tenant_id)
+        now = utc_text(self.clock.now_ms())
+        await self.database.write(lambda connection: budgets.set_standing_cap(connection, key, cap, now))
+
+    async def lift_cap(self, scope: Scope, scope_id: str, tenant_id: str = "42") -> bool:
+        key = self.key(scope, scope_id, tenant_id)
+        return await self.database.write(lambda connection: budgets.remove_standing_cap(connection, key))
+
+    async def admit(
+        self, of: Reservation, claim: Claim | None = None, *, is_first: bool = True
+    ) -> Admitted | Replay:
+        return await self.gate.admit(Admission(of, claim, is_first=is_first))
+
+    async def reserve(self, ceiling: int = 100, **changes: Any) -> Reservation:
+        """Admit a new attempt; raises what the gate raises."""
+        made = reservation(ceiling, at=utc_text(self.clock.now_ms()), **changes)
+        assert isinstance(await self.admit(made), Admitted)
+        return made
+
+    @property
+    def period(self) -> str:
+        return billing_period(self.clock.now_ms())
+
+    def key(self, scope: Scope = "tenant", scope_id: str = "", tenant_id: str = "42") -> BudgetKey:
+        return BudgetKey("" if scope == "key" else tenant_id, self.period, scope, scope_id)
+
+    async def budgets(self) -> dict[BudgetKey, tuple[int, int, int]]:
+        """Return every budget row of every month: cap, posted, reserved."""
+        rows = await self.database.read(lambda connection: connection.execute(sa.select(ai_budgets)).all())
+        return {
+            BudgetKey(row.tenant_id, row.billing_period, row.scope, row.scope_id): (
+                row.cap_nano_usd,
+                row.posted_nano_usd,
+                row.reserved_nano_usd,
+            )
+            for row in rows
+        }
+
+    async def budget(self, scope: Scope = "tenant", scope_id: str = "", tenant_id: str = "42") -> tuple[int, int, int]:
+        """Return cap, posted and reserved of one budget in the running month."""
+        return (await self.budgets())[self.key(scope, scope_id, tenant_id)]
+
+    async def reservations(self) -> dict[tuple[str, int], str]:
+        """Return the state of each reservation that is held."""
+        table = ai_reservations.c
+        rows = await self.database.read(
+            lambda connection: connection.execute(sa.select(table.request_id, table.attempt, table.state)).all()
+        )
+        return {(row.request_id, row.attempt): row.state for row in rows}
+
+    async def rows(self) -> list[Any]:
+        """Return the ledger, in the order it was written."""
+        return await self.database.read(
+            lambda connection: list(connection.execute(sa.select(ai_usage_log).order_by(ai_usage_log.c.id)))
+        )
+
+    async def verify(self) -> Report:
+        return await self.database.read(verify)
+
+
+@asynccontextmanager
+async def open_books(
+    path: Path, clock: FakeClock | None = None, *, requests_per_minute: int = 0, burst: int = 1
+) -> AsyncIterator[Books]:
+    """Open books in a file."""
+    clock = clock or FakeClock()
+    database = SqliteDatabase(path)
+    SqliteGate(clock, RateLimiter(requests_per_minute=requests_per_minute, burst=burst)).handle_on(database)
+    sqlite_ledger.handle_on(database)
+    database.open()
+    try:
+        yield Books(database, clock)
+    finally:
+        await database.close()
+
+
+def run_on_books(
+    folder: Path,
+    scenario: Callable[[Books], Awaitable[None]],
+    *,
+    clock: FakeClock | None = None,
+    is_consistent: bool = True,
+    **limits: int,
+) -> None:
+    """Run a scenario on new books; whatever it does, they have to be consistent when it ends."""
+
+    async def main() -> None:
+        async with open_books(folder / "books.db", clock, **limits) as books:
+            await scenario(books)
+            report = await books.verify()
+            assert report.is_consistent == is_consistent, msgspec.json.encode(report.findings)
+
+    asyncio.run(main())

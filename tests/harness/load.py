@@ -1,0 +1,150 @@
+"""Load: thousands of completion calls at once, or calls that go on until they are told to stop."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httptools
+
+_PATIENCE_S = 100.0
+
+
+@dataclass
+class Outcome:
+    """What became of a call.
+
+    Attributes:
+        number: the call's, as given.
+        status: None when the connection broke before the whole answer was there.
+    """
+
+    number: int
+    status: int | None
+    body: bytes = field(repr=False, default=b"")
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def post(body: object, key: str, **headers: str) -> bytes:
+    """Return a completion call as it goes over the wire."""
+    encoded = json.dumps(body).encode()
+    lines = [
+        "POST /ai/complete HTTP/1.1",
+        "host: 127.0.0.1",
+        f"authorization: Bearer {key}",
+        f"content-length: {len(encoded)}",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join([*lines, "", ""]).encode() + encoded
+
+
+class Connection(asyncio.Protocol):
+    """A keep-alive connection with one call at a time."""
+
+    def __init__(self) -> None:
+        self._transport: Any = None
+        self._answer: asyncio.Future[tuple[int, bytes] | None] | None = None
+        self._parser: Any = None
+        self._body: list[bytes] = []
+        self.is_open = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self.is_open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_open = False
+        self._finish(None)
+
+    async def ask(self, request: bytes) -> tuple[int, bytes] | None:
+        """Send a request; return status and body of the answer, or None when the connection broke before."""
+        if not self.is_open:
+            return None
+        self._parser = httptools.HttpResponseParser(self)
+        self._body = []
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        return await self._answer
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        assert self._parser is not None, "an answer that nobody asked for"
+        self._parser.feed_data(data)
+
+    # What the parser calls.
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self._parser.should_keep_alive():
+            self.is_open = False
+        self._finish((self._parser.get_status_code(), b"".join(self._body)))
+
+    def _finish(self, answer: tuple[int, bytes] | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(answer)
+
+
+async def connect(port: int) -> Connection:
+    """Open a connection; raises OSError."""
+    _, connection = await asyncio.get_running_loop().create_connection(Connection, "127.0.0.1", port)
+    return connection
+
+
+async def all_at_once(port: int, requests: Sequence[bytes]) -> list[Outcome]:
+    """Open a connection for each request, and when all are open, send all of them in one go."""
+    connections: list[Connection] = []
+    for start in range(0, len(requests), 500):
+        connections += await asyncio.gather(*(connect(port) for _ in requests[start : start + 500]))
+    async with asyncio.timeout(_PATIENCE_S):
+        answers = await asyncio.gather(
+            *(each.ask(request) for each, request in zip(connections, requests, strict=True))
+        )
+    for connection in connections:
+        connection.close()
+    return [Outcome(number, *(answer or (None, b""))) for number, answer in enumerate(answers)]
+
+
+async def until(
+    stop: Callable[[], Awaitable[None]], port: int, requests: Iterable[tuple[int, bytes]], *, callers: int
+) -> list[Outcome]:
+    """Have callers send one request after the other until ``stop`` returns; return what became of each sent.
+
+    A caller whose connection breaks opens another; one that cannot connect waits a little.
+
+    Args:
+        requests: number and request; endless.
+        callers: how many call at the same time.
+    """
+    outcomes: list[Outcome] = []
+    numbered = iter(requests)
+    has_stopped = asyncio.Event()
+
+    async def call() -> None:
+        connection: Connection | None = None
+        while not has_stopped.is_set():
+            if connection is None or not connection.is_open:
+                try:
+                    connection = await connect(port)
+                except OSError:
+                    await asyncio.sleep(0.01)
+                    continue
+            number, request = next(numbered)
+            outcomes.append(Outcome(number, *(await connection.ask(request) or (None, b""))))
+        if connection is not None:
+            connection.close()
+
+    async with asyncio.timeout(_PATIENCE_S), asyncio.TaskGroup() as tasks:
+        for _ in range(callers):
+            tasks.create_task(call())
+        await stop()
+        has_stopped.set()
+    return outcomes

@@ -1,0 +1,272 @@
+"""A real ``tollhouse serve`` process in a directory of its own, whose providers are fakes."""
+
+import contextlib
+import http.client
+import itertools
+import json
+import os
+import select
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+from tollhouse.testing import FakeProvider
+
+ADMIN_KEY = "admin-key-of-the-tests-0123456789"
+PROVIDER_KEY = "provider-key-of-the-tests-0123456789"
+_START_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 60.0
+_ANSWER_TIMEOUT_S = 60.0
+_numbers = itertools.count(1)
+
+
+class Reply:
+    """An answer over HTTP; amounts of its JSON are exact."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body, parse_float=Decimal)
+
+    @property
+    def code(self) -> str:
+        """The error's code, once the form of the error is checked."""
+        return self._error()[0]
+
+    @property
+    def message(self) -> str:
+        """The error's message, once the form of the error is checked."""
+        return self._error()[1]
+
+    def _error(self) -> tuple[str, str]:
+        body = self.json
+        assert set(body) == {"error", "message", "request_id"}, body
+        assert body["request_id"] == self.headers["x-request-id"]
+        assert self.headers["content-type"] == "application/json"
+        return body["error"], body["message"]
+
+    def __repr__(self) -> str:
+        return f"Reply({self.status}, {self.body[:500]!r})"
+
+
+class Service:
+    """A ``tollhouse serve`` process that can be started, stopped, killed and started again on its database.
+
+    Args:
+        directory: where configuration, database and logs are.
+        config: the configuration but for its server, database and auth sections.
+        server: further keys of the server section.
+    """
+
+    def __init__(self, directory: Path, config: str, *, server: str = "", database: Path | None = None) -> None:
+        self.directory = directory
+        self.database = database or directory / "tollhouse.db"
+        self.config_file = directory / "tollhouse.toml"
+        self.log_file = directory / "log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self.config_file.write_text(
+            f'[server]\nport = 0\n{server}\n[database]\nurl = "sqlite:///{self.database}"\n'
+            f'[auth]\nadmin_key = "env:TEST_ADMIN_KEY"\n{config}'
+        )
+        self._environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("TOLLHOUSE_")},
+            "TEST_ADMIN_KEY": ADMIN_KEY,
+            "TEST_PROVIDER_KEY": PROVIDER_KEY,
+            "NO_PROXY": "127.0.0.1",
+            "no_proxy": "127.0.0.1",
+        }
+
+    # Its life.
+
+    def start(self) -> Self:
+        """Start the process and wait until it serves; its log goes on in the same file."""
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tollhouse", "serve", "-c", self.config_file],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=self.directory,
+                env=self._environ,
+            )
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT_S)
+        line = self._process.stdout.readline().decode() if ready else ""
+        assert "serves at" in line, f"it did not start: {line!r}\n{self.log()[-2000:]}"
+        self.port = int(line.rsplit(":", 1)[1])
+        return self
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it has been started"
+        return self._process
+
+    def kill(self) -> None:
+        """End the process as a crash would."""
+        self.process.kill()
+        self._reap()
+
+    def terminate(self) -> int:
+        """Ask the process to stop, wait until it has, and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self._reap()
+
+    def _reap(self) -> int:
+        try:
+            return self.process.wait(_STOP_TIMEOUT_S)
+        finally:
+            if self.process.stdout is not None:
+                self.process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            try:
+                self.terminate()
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    # What it is asked.
+
+    def request(
+        self, method: str, path: str, body: object = None, *, key: str | None = ADMIN_KEY, **headers: str
+    ) -> Reply:
+        """Send a request on a connection of its own; a body that is not bytes is sent as JSON."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if key is not None:
+            named["Authorization"] = f"Bearer {key}"
+        sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        with contextlib.closing(self.connection()) as connection:
+            connection.request(method, path, sent, named)
+            return reply_to(connection)
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_TIMEOUT_S)
+
+    def socket(self) -> socket.socket:
+        """Return a connection that sends whatever bytes a test likes."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_TIMEOUT_S)
+
+    def complete(self, body: object, *, key: str | None = ADMIN_KEY, **headers: str) -> Reply:
+        return self.request("POST", "/ai/complete", body, key=key, **headers)
+
+    def admin(self, method: str, path: str, body: object = None) -> Any:
+        """Send an administrator's request that has to succeed, and return its JSON."""
+        reply = self.request(method, path, body)
+        assert reply.status in {200, 204}, reply
+        return reply.json if reply.body else None
+
+    def tenant(self, tenant_id: int | str | None = None, **changes: object) -> int | str:
+        """Create an active tenant, or change one; return its id, which is a new one unless given."""
+        tenant_id = next(_numbers) + 1000 if tenant_id is None else tenant_id
+        path = f"/admin/tenants/{quote(str(tenant_id), safe='')}"
+        self.admin("PUT", path, {"is_active": True, "budget_usd": 1000, **changes})
+        return tenant_id
+
+    def new_key(self, **wanted: object) -> Any:
+        """Create a service key; return its ``key_id`` and ``key``."""
+        return self.admin("POST", "/admin/keys", {"service": "tests", **wanted})
+
+    # What it has written.
+
+    def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
+        """Read from the database file, beside the process that owns it."""
+        uri = f"{self.database.as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
+            connection.row_factory = sqlite3.Row
+            return [dict(row) for row in connection.execute(statement, values)]
+
+    def rows(self, **where: object) -> list[dict[str, Any]]:
+        """Return the ledger's rows with the given values, the oldest first."""
+        condition = " AND ".join(f"{name} = ?" for name in where) or "1"
+        values = [str(value) if name in {"tenant_id", "user_id"} else value for name, value in where.items()]
+        return self.query(f"SELECT * FROM ai_usage_log WHERE {condition} ORDER BY id", *values)
+
+    def budget(self, tenant_id: int | str, scope: str = "tenant", scope_id: str = "") -> dict[str, Any]:
+        """Return cap, posted and reserved of a budget in the running month."""
+        found = self.query(
+            "SELECT cap_nano_usd, posted_nano_usd, reserved_nano_usd FROM ai_budgets "
+            "WHERE tenant_id = ? AND scope = ? AND scope_id = ? ORDER BY billing_period DESC LIMIT 1",
+            str(tenant_id),
+            scope,
+            scope_id,
+        )
+        return found[0] if found else {"cap_nano_usd": 0, "posted_nano_usd": 0, "reserved_nano_usd": 0}
+
+    def open_reservations(self) -> list[dict[str, Any]]:
+        return self.query("SELECT * FROM ai_reservations WHERE state = 'open'")
+
+    def verify(self) -> subprocess.CompletedProcess[str]:
+        """Run ``tollhouse verify``, which works beside the process too."""
+        return subprocess.run(
+            [sys.executable, "-m", "tollhouse", "verify", "-c", self.config_file],
+            capture_output=True,
+            text=True,
+            cwd=self.directory,
+            env=self._environ,
+            timeout=_STOP_TIMEOUT_S,
+            check=False,
+        )
+
+
+def reply_to(connection: http.client.HTTPConnection) -> Reply:
+    """Read the answer to what was sent on a connection."""
+    response = connection.getresponse()
+    headers = {name.lower(): value for name, value in response.getheaders()}
+    return Reply(response.status, headers, response.read())
+
+
+def provider(name: str, kind: str, base_url: str, **keys: object) -> str:
+    """Return the section of a provider."""
+    lines = [f'[providers.{name}]\nkind = "{kind}"\nbase_url = "{base_url}"\napi_key = "env:TEST_PROVIDER_KEY"']
+    return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""])
+
+
+def model(name: str, of: str, *, price: str | None = "input = 0.80, output = 4.00", **keys: object) -> str:
+    """Return the section of a model at a provider; ``price`` is the inside of its table."""
+    lines = [f'[models."{name}"]\nprovider = "{of}"']
+    if price is not None:
+        lines.append(f"price = {{ {price} }}")
+    return "\n".join([*lines, *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""])
+
+
+def limits(**keys: object) -> str:
+    """Return the section of limits: without a rate limit, unless given."""
+    keys = {"requests_per_minute": 0, **keys}
+    return "\n".join(["[limits]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items()), ""])
+
+
+def providers(fake: FakeProvider, **keys: object) -> str:
+    """Return a provider of each kind, named after its kind, served by a fake."""
+    kinds = ("anthropic", "openai", "deepseek", "gemini")
+    return "".join(provider(kind, kind, fake.base_url(kind), **keys) for kind in kinds)
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+@contextlib.contextmanager
+def serving(directory: Path, config: str, *, server: str = "", database: Path | None = None) -> Iterator[Service]:
+    """Run a service; see ``Service``."""
+    with Service(directory, config, server=server, database=database) as service:
+        yield service

@@ -1,0 +1,201 @@
+"""Health, on a database and providers that do as they are told."""
+
+import asyncio
+
+import pytest
+
+from tollhouse.apps.health import Health, resident_bytes
+from tollhouse.errors import Unavailable
+from tollhouse.providers.base import NotSent
+from tollhouse.telemetry.metrics import Metrics
+
+
+class Clock:
+    def __init__(self):
+        self.at_s = 1000.0
+
+    def now_ms(self):
+        return int(self.at_s * 1000)
+
+    def monotonic_s(self):
+        return self.at_s
+
+
+class Database:
+    waiting = 3
+
+    def __init__(self):
+        self.writes = 0
+        self.error = None
+        self.gate = None
+
+    async def write(self, _work):
+        self.writes += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.error is not None:
+            raise self.error
+
+
+class Ledger:
+    unwritten = 0
+
+
+def health_of(database=None, *, clock=None, ledger=None, metrics=None, probes=None):
+    return Health(
+        database=database or Database(),
+        ledger=ledger or Ledger(),
+        metrics=metrics or Metrics(),
+        clock=clock or Clock(),
+        probes=probes or {},
+    )
+
+
+async def reached(_timeout_s):
+    """A provider that can be reached."""
+
+
+async def refused(_timeout_s):
+    raise NotSent("connection refused")
+
+
+def test_readiness_is_found_by_writing_and_good_for_a_second():
+    async def check():
+        clock, database = Clock(), Database()
+        health = health_of(database, clock=clock)
+        assert [await health.is_ready() for _ in range(5)] == [True] * 5
+        assert database.writes == 1
+        clock.at_s += 0.9
+        assert await health.is_ready()
+        assert database.writes == 1
+        clock.at_s += 0.2
+        database.error = Unavailable("the disk is full")
+        assert not await health.is_ready()
+        assert database.writes == 2
+        clock.at_s += 1.1
+        database.error = None
+        assert await health.is_ready()
+
+    asyncio.run(check())
+
+
+def test_a_hundred_probes_at_once_are_one_write():
+    async def check():
+        database = Database()
+        health = health_of(database)
+        assert all(await asyncio.gather(*(health.is_ready() for _ in range(100))))
+        assert database.writes == 1
+
+    asyncio.run(check())
+
+
+def test_a_probe_that_leaves_does_not_end_the_measurement_for_others():
+    async def check():
+        database = Database()
+        database.gate = asyncio.Event()
+        health = health_of(database)
+        leaving, staying = (asyncio.ensure_future(health.is_ready()) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        database.gate.set()
+        assert await staying
+        assert leaving.cancelled()
+
+    asyncio.run(check())
+
+
+def test_a_write_that_hangs_is_not_ready_and_is_not_joined_by_another(monkeypatch):
+    monkeypatch.setattr("tollhouse.apps.health._WRITE_TIMEOUT_S", 0.01)
+
+    async def check():
+        clock, database = Clock(), Database()
+        database.gate = asyncio.Event()
+        health = health_of(database, clock=clock)
+        for _ in range(3):
+            assert not await health.is_ready()
+            clock.at_s += 2
+        assert database.writes == 1
+        database.gate.set()
+        await asyncio.sleep(0)
+        assert await health.is_ready()
+
+    asyncio.run(check())
+
+
+def test_the_report_tells_what_there_is():
+    async def check():
+        clock, metrics = Clock(), Metrics()
+        health = health_of(clock=clock, metrics=metrics, probes={"anthropic": reached})
+        metrics.calls_in_flight = 4
+        clock.at_s += 12.5
+        report = await health.report()
+        assert (report.status, report.uptime_s, report.calls_in_flight) == ("ok", 12.5, 4)
+        assert (report.database.writable, report.database.waiting, report.database.unwritten_endings) == (True, 3, 0)
+        assert report.providers["anthropic"].reachable
+        assert report.providers["anthropic"].error is None
+        assert report.event_loop_lag_ms >= 0
+        assert report.memory.rss_bytes == pytest.approx(resident_bytes(), rel=0.5)
+
+    asyncio.run(check())
+
+
+def test_a_provider_out_of_reach_degrades_the_service_and_says_why():
+    async def check():
+        report = await health_of(probes={"openai": refused, "anthropic": reached}).report()
+        assert report.status == "degraded"
+        assert (report.providers["openai"].reachable, report.providers["openai"].error) == (False, "connection refused")
+        assert report.providers["anthropic"].reachable
+
+    asyncio.run(check())
+
+
+def test_endings_that_wait_degrade_the_service():
+    async def check():
+        ledger = Ledger()
+        ledger.unwritten = 2
+        report = await health_of(ledger=ledger).report()
+        assert (report.status, report.database.unwritten_endings) == ("degraded", 2)
+
+    asyncio.run(check())
+
+
+def test_a_ledger_that_cannot_be_written_is_unhealthy_whatever_else_is_well():
+    async def check():
+        database = Database()
+        database.error = Unavailable("the disk is full")
+        report = await health_of(database, probes={"anthropic": reached}).report()
+        assert (report.status, report.database.writable) == ("unhealthy", False)
+
+    asyncio.run(check())
+
+
+def test_providers_are_probed_together_and_seldom(monkeypatch):
+    monkeypatch.setattr("tollhouse.apps.health._PROBE_TIMEOUT_S", 0.05)
+    begun = []
+
+    async def check():
+        both = asyncio.Event()
+
+        async def meets_the_other(_timeout_s):
+            begun.append(1)
+            if len(begun) == 2:
+                both.set()
+            await both.wait()
+
+        async def hangs(_timeout_s):
+            await asyncio.Event().wait()
+
+        clock = Clock()
+        health = health_of(clock=clock, probes={"a": meets_the_other, "b": meets_the_other, "c": hangs})
+        report = await health.report()
+        assert [report.providers[name].reachable for name in "abc"] == [True, True, False]
+        assert report.providers["c"].error == "no connection within 0.05 seconds"
+        clock.at_s += 9
+        await health.report()
+        assert len(begun) == 2
+        clock.at_s += 2
+        await health.report()
+        assert len(begun) == 4
+
+    asyncio.run(check())

@@ -1,0 +1,47 @@
+import re
+
+import pytest
+
+from tollhouse.kit.ids import id_text, id_value, new_id
+
+
+def test_ids_sort_by_the_time_they_were_made():
+    instants = [1, 1_775_000_000_123, 1_775_000_000_124, 4_102_444_800_000]
+    ids = [new_id("req", now_ms) for now_ms in instants]
+    assert ids == sorted(ids)
+
+
+def test_an_id_names_what_it_is_for():
+    assert re.fullmatch(r"key_[0-9a-f]{28}", new_id("key", 1_775_000_000_123))
+
+
+def test_ids_of_the_same_millisecond_differ():
+    assert len({new_id("req", 1) for _ in range(20_000)}) == 20_000
+
+
+def test_a_number_and_its_digits_name_the_same_tenant():
+    assert id_text(42) == id_text("42") == "42"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0),
+        ("42", 42),
+        ("999999999999999", 999_999_999_999_999),
+        # As numbers these would name another id, or not survive a JSON reader.
+        ("042", "042"),
+        ("00", "00"),
+        ("1000000000000000", "1000000000000000"),
+        ("-1", "-1"),
+        ("4.2", "4.2"),
+        ("٤٢", "٤٢"),
+        ("²", "²"),
+        ("acme", "acme"),
+        ("", ""),
+    ],
+)
+def test_ids_of_digits_come_back_as_integers_and_all_others_as_they_were(text, value):
+    assert id_value(text) == value
+    assert type(id_value(text)) is type(value)
+    assert id_text(id_value(text)) == text
