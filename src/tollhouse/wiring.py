@@ -2,7 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import structlog
 
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
+from tollhouse.apps.catalogue import base_url
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
@@ -33,8 +34,8 @@ from tollhouse.kit.money import nano_usd
 from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.service import Ledger
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
-from tollhouse.pricing.catalogue import Catalogue, CatalogueQuery, compile_catalogue
-from tollhouse.providers.registry import DEFAULT_BASE_URLS, adapter_for
+from tollhouse.pricing.catalogue import Catalogue
+from tollhouse.providers.registry import adapter_for
 from tollhouse.providers.transport import TransportLimits, Upstream, proxy_from_environment
 from tollhouse.storage.lock import DatabaseLock
 from tollhouse.storage.sqlite import SqliteDatabase
@@ -119,20 +120,19 @@ async def open_control_plane(
 
 @asynccontextmanager
 async def open_service(
-    config: Config, secrets: Secrets, environ: Mapping[str, str], clock: Clock | None = None
+    config: Config, secrets: Secrets, environ: Mapping[str, str], catalogue: Awaitable[Catalogue], clock: Clock
 ) -> AsyncIterator[Service]:
-    """Assemble the whole API process; raises StartError."""
-    clock = clock or SystemClock()
-    # Compiled by a child process while this one opens the database.
-    compiling = asyncio.create_task(_catalogue(config, clock))
-    await asyncio.sleep(0)
+    """Assemble the whole API process; raises StartError.
+
+    Args:
+        catalogue: the prices being compiled; waited for once they are needed.
+    """
     async with AsyncExitStack() as stack:
-        stack.callback(compiling.cancel)
         core = await stack.enter_async_context(open_core(config, secrets, clock))
-        upstreams = _upstreams(config, environ)
+        upstreams = make_upstreams(config, environ)
         for upstream in upstreams.values():
             stack.push_async_callback(upstream.close)
-        prices = PriceBook(_configured_prices(config), await compiling, clock)
+        prices = PriceBook(configured_prices(config), await catalogue, clock)
         complete = _complete_route(config, secrets, core, upstreams, prices)
         house = asyncio.create_task(keep_house(core.ledger, core.database, clock, _probes(upstreams)))
         stack.callback(house.cancel)
@@ -192,20 +192,16 @@ def _complete_route(
     return CompleteRoute(core.keyring, planner, pipeline)
 
 
-def _base_url(config: Config, provider: str) -> str:
-    settings = config.providers[provider]
-    return settings.base_url or DEFAULT_BASE_URLS[settings.kind]
-
-
-def _upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upstream]:
+def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upstream]:
+    """Return the transport to each configured provider, by its name."""
     # One context for all, since each holds its own copy of the system's certificates.
     tls = ssl.create_default_context()
     upstreams = {}
     for name, settings in config.providers.items():
-        base_url = _base_url(config, name)
+        address = base_url(config, name)
         limits = TransportLimits(connect_timeout_s=settings.connect_timeout_s, max_connections=settings.max_connections)
-        proxy_url = proxy_from_environment(base_url, environ)
-        upstreams[name] = Upstream(base_url, limits=limits, tls=tls, proxy_url=proxy_url)
+        proxy_url = proxy_from_environment(address, environ)
+        upstreams[name] = Upstream(address, limits=limits, tls=tls, proxy_url=proxy_url)
     return upstreams
 
 
@@ -213,7 +209,7 @@ def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream],
     adapters = {
         name: adapter_for(
             settings.kind,
-            base_url=_base_url(config, name),
+            base_url=base_url(config, name),
             api_key=secrets.provider_api_keys.get(name, ""),
         )
         for name, settings in config.providers.items()
@@ -240,23 +236,10 @@ def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream],
     return Models(candidates, fallbacks, prices)
 
 
-def _configured_prices(config: Config) -> dict[str, ConfiguredPrice]:
+def configured_prices(config: Config) -> dict[str, ConfiguredPrice]:
+    """Return the prices that the configuration itself gives, by model."""
     return {
         name: ConfiguredPrice(**msgspec.structs.asdict(settings.price))
         for name, settings in config.models.items()
         if settings.price is not None
     }
-
-
-async def _catalogue(config: Config, clock: Clock) -> Catalogue:
-    wanted = [
-        CatalogueQuery(
-            model=name,
-            upstream_model=settings.upstream_model or name,
-            kind=config.providers[settings.provider].kind,
-            base_url=_base_url(config, settings.provider),
-        )
-        for name, settings in config.models.items()
-        if settings.price is None
-    ]
-    return await compile_catalogue(wanted, now_ms=clock.now_ms())

@@ -1,8 +1,10 @@
 """Gate, ledger and database put together as the service does, with short words for what tests do to them."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from tollhouse.ledger.model import Settlement
 from tollhouse.ledger.service import Ledger
 from tollhouse.ledger.verify import Report, verify
 from tollhouse.providers.base import Usage
+from tollhouse.storage import migrate
 from tollhouse.storage.schema import ai_budgets, ai_reservations, ai_usage_log
 from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.tenants import store as tenants
@@ -164,11 +167,27 @@ class Books:
         return await self.database.read(verify)
 
 
+@cache
+def _new_database() -> bytes:
+    """Return a migrated database without rows: migrating one for every test would take most of its time."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "db")
+        engine = sa.create_engine(f"sqlite:///{file}", isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA journal_mode = WAL")
+            connection.exec_driver_sql("BEGIN")
+            migrate.upgrade(connection)
+            connection.exec_driver_sql("COMMIT")
+        return file.read_bytes()
+
+
 @asynccontextmanager
 async def open_books(
     path: Path, clock: FakeClock | None = None, *, requests_per_minute: int = 0, burst: int = 1
 ) -> AsyncIterator[Books]:
-    """Open books in a file."""
+    """Open books in a file, which is made if there is none."""
+    if not path.exists():
+        path.write_bytes(_new_database())
     clock = clock or FakeClock()
     database = SqliteDatabase(path)
     SqliteGate(clock, RateLimiter(requests_per_minute=requests_per_minute, burst=burst)).handle_on(database)

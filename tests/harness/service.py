@@ -11,13 +11,16 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from tollhouse.testing import FakeProvider
+
+T = TypeVar("T")
 
 ADMIN_KEY = "admin-key-of-the-tests-0123456789"
 PROVIDER_KEY = "provider-key-of-the-tests-0123456789"
@@ -133,12 +136,14 @@ class Service:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            try:
-                self.terminate()
-            except subprocess.TimeoutExpired:
-                self.kill()
-                raise
+        if self.process.stdout is None or self.process.stdout.closed:
+            return
+        assert self.process.poll() is None, f"it ended by itself with {self.process.poll()}:\n{self.log()[-2000:]}"
+        try:
+            self.terminate()
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
 
     def log(self) -> str:
         return self.log_file.read_text()
@@ -152,7 +157,7 @@ class Service:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
             named["Authorization"] = f"Bearer {key}"
-        sent = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+        sent = body if isinstance(body, bytes | Iterator | None) else json.dumps(body).encode()
         with contextlib.closing(self.connection()) as connection:
             connection.request(method, path, sent, named)
             return reply_to(connection)
@@ -257,6 +262,15 @@ def providers(fake: FakeProvider, **keys: object) -> str:
     """Return a provider of each kind, named after its kind, served by a fake."""
     kinds = ("anthropic", "openai", "deepseek", "gemini")
     return "".join(provider(kind, kind, fake.base_url(kind), **keys) for kind in kinds)
+
+
+def eventually(condition: Callable[[], T], timeout_s: float = 20.0) -> T:
+    """Wait until a condition holds, and return what it gives."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline_s, "it did not come about in time"
+        time.sleep(0.01)
+    return found
 
 
 def free_port() -> int:

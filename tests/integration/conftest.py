@@ -5,9 +5,11 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -25,7 +27,7 @@ from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.ledger import sqlite as sqlite_ledger
-from tollhouse.ledger.model import Settlement
+from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
 from tollhouse.providers.base import Usage
 from tollhouse.storage.sqlite import SqliteDatabase
@@ -39,28 +41,28 @@ APRIL_MS = 1_775_300_000_000
 class StoppedClock:
     """Stands at noon of an April day, until it is set."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.at_ms = APRIL_MS
 
-    def now_ms(self):
+    def now_ms(self) -> int:
         return self.at_ms
 
-    def monotonic_s(self):
+    def monotonic_s(self) -> float:
         return self.at_ms / 1000
 
 
 class Answer:
-    def __init__(self, response):
+    def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
         self.headers = {name.lower(): value for name, value in response.getheaders()}
         self.body = response.read()
 
     @property
-    def json(self):
+    def json(self) -> Any:
         return json.loads(self.body, parse_float=Decimal)
 
     @property
-    def error(self):
+    def error(self) -> tuple[str, str]:
         """The error's code and message, once its form is checked."""
         body = self.json
         assert set(body) == {"error", "message", "request_id"}
@@ -71,7 +73,7 @@ class Answer:
 class Plane:
     """A running control plane: asked over HTTP, while its database takes calls as the hot path would make them."""
 
-    def __init__(self, path):
+    def __init__(self, path: Path) -> None:
         self.clock = StoppedClock()
         self.loop = asyncio.new_event_loop()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -84,10 +86,10 @@ class Plane:
         self._thread.start()
         assert ready.wait(20)
 
-    def _run(self):
+    def _run(self) -> None:
         self.loop.run_until_complete(self._serve())
 
-    async def _serve(self):
+    async def _serve(self) -> None:
         database = self.database = SqliteDatabase(self.path)
         SqliteGate(self.clock, RateLimiter(requests_per_minute=0, burst=1)).handle_on(database)
         sqlite_ledger.handle_on(database)
@@ -112,12 +114,14 @@ class Plane:
         await self.server._serve([self._listener])
         await database.close()
 
-    def stop(self):
+    def stop(self) -> None:
         self.server.should_exit = True
         self._thread.join(20)
         self.loop.close()
 
-    def __call__(self, method, path, body=None, *, key=ADMIN, headers=None):
+    def __call__(
+        self, method: str, path: str, body: Any = None, *, key: str | None = ADMIN, headers: Any = None
+    ) -> Answer:
         sent = dict(headers or {})
         if key is not None:
             sent["Authorization"] = f"Bearer {key}"
@@ -127,8 +131,18 @@ class Plane:
             return Answer(connection.getresponse())
 
     def call(
-        self, tenant_id="42", *, cost=USD // 10, ceiling=USD, user_id="101", feature="summary", key_id="k", **settled
-    ):
+        self,
+        tenant_id: str = "42",
+        *,
+        cost: int | None = USD // 10,
+        ceiling: int = USD,
+        user_id: str = "101",
+        feature: str = "summary",
+        key_id: str = "k",
+        service: str = "sales",
+        model: str = "claude-haiku-4-5",
+        status: Status = "settled",
+    ) -> None:
         """Admit a call and settle it at its cost; with ``cost`` None it stays reserved."""
         self.calls += 1
         now = utc_text(self.clock.at_ms)
@@ -138,9 +152,9 @@ class Plane:
             tenant_id=tenant_id,
             user_id=user_id,
             feature_slug=feature,
-            service=settled.pop("service", "sales"),
+            service=service,
             key_id=key_id,
-            model=settled.pop("model", "claude-haiku-4-5"),
+            model=model,
             provider="anthropic",
             price_version="test",
             ceiling_nano_usd=ceiling,
@@ -149,31 +163,30 @@ class Plane:
         )
         self.wait_for(self.database.submit(Admission(reservation)))
         if cost is not None:
-            status = settled.pop("status", "settled")
             usage = Usage(input_tokens=300, cached_input_tokens=12, output_tokens=80, reasoning_tokens=7)
             self.wait_for(
                 self.database.submit(Settlement(reservation, status, usage, "reported", cost, "stop", 10, now))
             )
 
-    def wait_for(self, coroutine):
+    def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
-    def tenant(self, tenant_id=42, **changes):
+    def tenant(self, tenant_id: int | str = 42, **changes: Any) -> Any:
         answer = self("PUT", f"/admin/tenants/{quote(str(tenant_id), safe='')}", {"is_active": True, **changes})
         assert answer.status == 200, answer.body
         return answer.json
 
-    def new_key(self, **wanted):
+    def new_key(self, **wanted: Any) -> Any:
         answer = self("POST", "/admin/keys", {"service": "sales", **wanted})
         assert answer.status == 200, answer.body
         return answer.json
 
-    def audit(self, query=""):
+    def audit(self, query: str = "") -> Any:
         return self("GET", f"/admin/audit?limit=1000&{query}").json["entries"]
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory) -> Iterator[Plane]:
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """One for all tests of a file: each of them has tenants of its own."""
     plane = Plane(tmp_path_factory.mktemp("plane") / "t.db")
     yield plane
@@ -181,7 +194,7 @@ def plane(tmp_path_factory) -> Iterator[Plane]:
 
 
 @pytest.fixture
-def fresh_plane(tmp_path) -> Iterator[Plane]:
+def fresh_plane(tmp_path: Path) -> Iterator[Plane]:
     """One that is empty, and whose clock may be set."""
     plane = Plane(tmp_path / "t.db")
     yield plane

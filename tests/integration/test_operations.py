@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import sqlalchemy as sa
 
 OPEN = ["/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"]
 
@@ -31,6 +32,16 @@ def test_metrics_are_in_prometheus_text_format(plane):
     answer = plane("GET", "/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert b"\ntollhouse_unwritten_endings 0.0\n" in answer.body
+
+
+def test_a_ledger_that_cannot_be_written_is_not_ready_and_unhealthy_while_the_process_lives(fresh_plane):
+    drop = sa.text("DROP TABLE ai_settings")
+    fresh_plane.wait_for(fresh_plane.database.write(lambda connection: connection.execute(drop).close()))
+    assert fresh_plane("GET", "/livez").status == 200
+    ready = fresh_plane("GET", "/readyz")
+    assert (ready.status, ready.error[0], ready.headers["retry-after"]) == (503, "ai_unavailable", "1")
+    health = fresh_plane("GET", "/health")
+    assert (health.status, health.json["status"], health.json["database"]["writable"]) == (503, "unhealthy", False)
 
 
 # Errors.
@@ -153,7 +164,23 @@ def test_the_openapi_document_tells_types_and_errors_as_they_are(plane):
     assert schemas["CompleteBody"]["properties"]["max_tokens"]["default"] == 1024
     complete = document["paths"]["/ai/complete"]["post"]
     assert complete["security"] == [{"bearer": []}]
-    expected = {"200", "401", "402", "403", "404", "408", "409", "413", "422", "429", "500", "503", "504", "default"}
+    expected = {
+        "200",
+        "401",
+        "402",
+        "403",
+        "404",
+        "408",
+        "409",
+        "413",
+        "422",
+        "429",
+        "431",
+        "500",
+        "503",
+        "504",
+        "default",
+    }
     assert set(complete["responses"]) == expected
     assert "`ai_model_unpriced`" in complete["responses"]["422"]["description"]
     for path, methods in document["paths"].items():

@@ -7,18 +7,33 @@ would cost as much as the rest of the call. Every other request goes uvicorn's o
 import asyncio
 from http import HTTPStatus
 
+import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tollhouse.apps.answers import error_answer
 from tollhouse.apps.api import CompletionEndpoint, HttpAnswer
 from tollhouse.completions.routes import COMPLETE_PATH, Caller
-from tollhouse.errors import HeadersTooLarge, RequestTimeout, RequestTooLarge, TollhouseError, Unavailable
+from tollhouse.errors import (
+    HeadersTooLarge,
+    InvalidRequest,
+    MethodNotAllowed,
+    RequestTimeout,
+    RequestTooLarge,
+    TollhouseError,
+    Unavailable,
+)
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 
 _COMPLETE_URL = COMPLETE_PATH.encode()
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+class _Malformed(InvalidRequest):
+    """What arrived is not HTTP/1.1."""
+
+    status = 400
 
 
 class RequestBounds(msgspec.Struct, frozen=True):
@@ -51,8 +66,8 @@ class _Request:
 def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clock) -> type[asyncio.Protocol]:
     """Return the protocol class for ``uvicorn.Config(http=…)``.
 
-    It answers 408, 413, 431 or 503 and hangs up on requests out of bounds. A request that arrives in one segment,
-    as nearly all do, never starts a timer.
+    It answers 400, 408, 413, 431 or 503 and hangs up on requests that are malformed or out of bounds. A request that
+    arrives in one segment, as nearly all do, never starts a timer.
     """
 
     class ApiProtocol(HttpToolsProtocol):
@@ -85,15 +100,46 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 super().shutdown()
 
         def data_received(self, data: bytes) -> None:
+            if self._is_ignoring:
+                return
             if self._is_in_head:
                 self._head_bytes += len(data)
-            super().data_received(data)
-            if self._is_whole:
+            self._unset_keepalive_if_required()
+            self._feed(data)
+            if self._is_whole or self._is_ignoring:
                 return
             if self._timer is None:
                 self._await_rest()
+                if self._request is not None and not self._is_in_head:
+                    self._expect_body(self._request)
             if self._is_in_head and self._head_bytes > bounds.max_header_bytes:
                 self._refuse_head()
+
+        def _feed(self, data: bytes) -> None:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                if not self._is_ignoring:
+                    self._decline_upgrade(data[offer.args[0] :])
+            except httptools.HttpParserError:
+                if self._is_busy():
+                    self._ignore_what_follows()
+                elif not self._is_ignoring:
+                    self._hang_up(_Malformed("what was sent is not valid HTTP/1.1"), is_sending=True)
+
+        def _decline_upgrade(self, rest: bytes) -> None:
+            """Read on as if no other protocol were offered, as RFC 9110 §7.8 allows; Java's client always offers one.
+
+            The parser left the body to the other protocol, so that it gets the head once more, without the offer.
+            """
+            method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+            if method == b"CONNECT":
+                self._hang_up(MethodNotAllowed("CONNECT is not served here: this is no proxy"), is_sending=True)
+                return
+            lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+            lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+            self.parser = httptools.HttpRequestParser(self)
+            self._feed(b"\r\n".join([*lines, b"", rest]))
 
         # The parser's callbacks.
 
@@ -101,17 +147,16 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             self._is_whole = False
             self._is_in_head = True
             super().on_message_begin()
+            if self._is_busy():
+                self._ignore_what_follows()
 
         def on_headers_complete(self) -> None:
             self._is_in_head = False
             self._stop_timer()
+            if self._is_ignoring or self.parser.should_upgrade():
+                return
             if self._head_bytes > bounds.max_header_bytes and self._head_size() > bounds.max_header_bytes:
-                self._is_ignoring = True
                 self._refuse_head()
-            elif self._is_busy():
-                # Sent before the last one was answered. HTTP lets a server close then, and the client send it again.
-                self._is_ignoring = True
-                self._close_after_answer()
             elif self.url == _COMPLETE_URL and self.parser.get_method() == b"POST":
                 self._begin_request()
             else:
@@ -127,17 +172,16 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             request.size += len(body)
             if request.size > bounds.max_body_bytes:
-                self._is_ignoring = True
-                self._hang_up(RequestTooLarge(f"the body is over the limit of {bounds.max_body_bytes} bytes"))
+                self._refuse_body()
             elif not isinstance(request.caller, TollhouseError):
                 request.parts.append(body)
 
         def on_message_complete(self) -> None:
+            if self._is_ignoring or self.parser.should_upgrade():
+                return
             self._is_whole = True
             self._is_in_head = True
             self._stop_timer()
-            if self._is_ignoring:
-                return
             if self._request is None:
                 super().on_message_complete()
             else:
@@ -155,14 +199,27 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             except TollhouseError as error:
                 caller = error
             self._request = _Request(caller, keeps_alive=self.parser.should_keep_alive())
-            if self.expect_100_continue and not isinstance(caller, TollhouseError):
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+        def _expect_body(self, request: _Request) -> None:
+            """Decide whether to wait for a body that did not come along with its head."""
+            length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+            if length > bounds.max_body_bytes:
+                self._refuse_body()
+            elif self.expect_100_continue and not request.size:
+                # The client sends nothing more before it is told to, or told why not (RFC 9110 §10.1.1).
+                if isinstance(request.caller, TollhouseError):
+                    self._hang_up(request.caller)
+                else:
+                    self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
         def _is_busy(self) -> bool:
             cycle: RequestResponseCycle | None = self.cycle
             return self._is_answering or (cycle is not None and not cycle.response_complete)
 
-        def _close_after_answer(self) -> None:
+        def _ignore_what_follows(self) -> None:
+            """Answer the request at hand and close: nothing that follows is read, and HTTP lets it be sent again."""
+            self._is_ignoring = True
+            self._stop_timer()
             if self._request is not None:
                 self._request.keeps_alive = False
             else:
@@ -177,11 +234,17 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             self._request = None
             self._is_answering = False
             self.server_state.total_requests += 1
-            self._write(answer, keeps_alive=request.keeps_alive)
-
-        def _write(self, answer: HttpAnswer, *, keeps_alive: bool) -> None:
             if self.transport.is_closing():
                 return
+            self._write(answer, keeps_alive=request.keeps_alive)
+            if request.keeps_alive:
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    bounds.idle_timeout_s, self.timeout_keep_alive_handler
+                )
+            else:
+                self.transport.close()
+
+        def _write(self, answer: HttpAnswer, *, keeps_alive: bool) -> None:
             status, headers, body = answer
             head = [_STATUS_LINES[status]]
             head += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
@@ -189,12 +252,6 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             head.append(b"\r\n" if keeps_alive else b"connection: close\r\n\r\n")
             head.append(body)
             self.transport.write(b"".join(head))
-            if not keeps_alive:
-                self.transport.close()
-            else:
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    bounds.idle_timeout_s, self.timeout_keep_alive_handler
-                )
 
         # Bounds.
 
@@ -211,15 +268,33 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             return len(self.url) + sum(len(name) + len(value) + len(": \r\n") for name, value in self.headers)
 
         def _refuse_head(self) -> None:
-            self._hang_up(HeadersTooLarge(f"the request's head is over the limit of {bounds.max_header_bytes} bytes"))
+            error = HeadersTooLarge(f"the request's head is over the limit of {bounds.max_header_bytes} bytes")
+            self._hang_up(error, is_sending=True)
+
+        def _refuse_body(self) -> None:
+            error = RequestTooLarge(f"the body is over the limit of {bounds.max_body_bytes} bytes")
+            self._hang_up(error, is_sending=True)
 
         def _stop_timer(self) -> None:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
-        def _hang_up(self, error: TollhouseError) -> None:
+        def _hang_up(self, error: TollhouseError, *, is_sending: bool = False) -> None:
+            """Answer and close. A client that may still be sending is listened to meanwhile, though not heeded.
+
+            To close at once would reset its connection, and it might never see the answer (RFC 9112 §9.6).
+            """
             self._stop_timer()
+            self._is_ignoring = True
+            self._request = None
+            if self.transport.is_closing():
+                return
             self._write(error_answer(error, new_id("req", clock.now_ms())), keeps_alive=False)
+            if is_sending:
+                self.transport.write_eof()
+                self._timer = self.loop.call_later(bounds.body_timeout_s, self.transport.close)
+            else:
+                self.transport.close()
 
     return ApiProtocol

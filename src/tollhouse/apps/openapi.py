@@ -40,6 +40,7 @@ _COMPLETION_ERRORS = (
     errors.ModelUnpriced,
     errors.ProviderRejected,
     errors.RateLimited,
+    errors.HeadersTooLarge,
     errors.InternalError,
     errors.Unavailable,
     errors.CallTimeout,

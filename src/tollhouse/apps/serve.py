@@ -1,4 +1,4 @@
-"""Running the API process: its socket, its server, and a stop that lets calls in flight end."""
+"""Running the API process: its server, and a stop that lets calls in flight end."""
 
 import asyncio
 import contextlib
@@ -14,32 +14,12 @@ import uvicorn
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.http_protocol import RequestBounds, api_protocol
 from tollhouse.config import Server
-from tollhouse.errors import StartError
 from tollhouse.kit.clock import Clock
 
-_BACKLOG = 8192
 _KEEP_ALIVE_S = 75
 _COLLECT_AFTER_ALLOCATIONS = 20_000
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LOG = structlog.get_logger("tollhouse.server")
-
-
-def listen(server: Server) -> socket.socket:
-    """Return a listening socket; raises StartError when the address is taken or is not this machine's."""
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
-    try:
-        return socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise StartError(
-            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
-            "expected a free port of this machine ([server] host, port, or --port)"
-        ) from error
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the address a listening socket is reached under."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve(
@@ -78,7 +58,6 @@ async def serve(
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(server.stop_timeout_s),
-        backlog=_BACKLOG,
     )
     running = _Server(config, when_ready)
     loop = asyncio.get_running_loop()

@@ -34,8 +34,10 @@ INSERT INTO ai_reservations (request_id, attempt, tenant_id, user_id, feature_sl
   price_version, ceiling_nano_usd, billing_period, created_at, state)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')"""
 
-_CLOSE_RESERVATION = "DELETE FROM ai_reservations WHERE request_id = ? AND attempt = ?"
-_HOLD_RESERVATION = "UPDATE ai_reservations SET state = 'unknown' WHERE request_id = ? AND attempt = ?"
+_CLOSE_RESERVATION = "DELETE FROM ai_reservations WHERE request_id = ? AND attempt = ? AND state = 'open'"
+_HOLD_RESERVATION = """
+UPDATE ai_reservations SET state = 'unknown' WHERE request_id = ? AND attempt = ? AND state = 'open'"""
+_RESOLVE_RESERVATION = "DELETE FROM ai_reservations WHERE request_id = ? AND attempt = ? AND state = 'unknown'"
 
 
 class BudgetReader:
@@ -126,6 +128,15 @@ def close_reservations(connection: sqlite3.Connection, closed: Sequence[Reservat
 def hold_reservations(connection: sqlite3.Connection, unknown: Sequence[Reservation]) -> None:
     """Keep the reservations of attempts whose outcome is unknown counted at their ceiling; raises as above."""
     _change_reservations(connection, _HOLD_RESERVATION, unknown)
+
+
+def resolve_reservations(connection: sqlite3.Connection, resolved: Sequence[Reservation]) -> None:
+    """Remove the reservations of attempts that were held and whose outcome is now known.
+
+    Raises:
+        AssertionError: one of them is not held as unknown.
+    """
+    _change_reservations(connection, _RESOLVE_RESERVATION, resolved)
 
 
 def _change_reservations(connection: sqlite3.Connection, statement: str, changed: Sequence[Reservation]) -> None:

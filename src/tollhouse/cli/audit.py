@@ -28,7 +28,7 @@ def audit(options: Options, tenant_id: str | None, action: str | None, limit: in
     with open_session(options) as session:
         entries = session.pages("/admin/audit", "entries", query, cursor=cursor, most=limit)
     if options.as_json:
-        print_json(entries)
+        print_json({"entries": entries})
         return
     rows = [
         (entry["created_at"], entry["actor"], entry["action"], entry["tenant_id"], entry["target"], _change(entry))

@@ -41,9 +41,9 @@ def list_(options: Options, tenant_id: str) -> None:
     from tollhouse.cli.session import open_session
 
     with open_session(options) as session:
-        features = session.request("GET", path("admin", "tenants", tenant_id, "features")).value["features"]
+        answer = session.request("GET", path("admin", "tenants", tenant_id, "features"))
     if options.as_json:
-        print_json(features)
+        print_json(answer)
         return
     rows = [
         (
@@ -52,7 +52,7 @@ def list_(options: Options, tenant_id: str) -> None:
             None if feature["budget_usd"] is None else dollars(feature["budget_usd"]),
             feature["updated_at"],
         )
-        for feature in features
+        for feature in answer.value["features"]
     ]
     empty = f"No feature of tenant {tenant_id} was ever switched: all are on."
     print_table(("FEATURE", "ENABLED", "BUDGET/MONTH", "CHANGED"), rows, when_empty=empty)

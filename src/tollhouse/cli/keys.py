@@ -65,9 +65,9 @@ def list_(options: Options) -> None:
     from tollhouse.cli.session import open_session
 
     with open_session(options) as session:
-        keys = session.request("GET", "/admin/keys").value["keys"]
+        answer = session.request("GET", "/admin/keys")
     if options.as_json:
-        print_json(keys)
+        print_json(answer)
         return
     rows = [
         (
@@ -80,7 +80,7 @@ def list_(options: Options) -> None:
             key["created_at"],
             key["revoked_at"],
         )
-        for key in keys
+        for key in answer.value["keys"]
     ]
     print_table(_HEADINGS, rows, when_empty="There are no keys yet; `tollhouse key create --service NAME` makes one.")
 

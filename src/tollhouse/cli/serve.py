@@ -28,7 +28,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     import msgspec
     import uvloop
 
-    from tollhouse.apps.serve import listen
+    from tollhouse.apps.listening import listen
     from tollhouse.cli.session import outlast_commands
     from tollhouse.config import resolve_secrets
     from tollhouse.telemetry.logs import configure_logs
@@ -44,20 +44,27 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
 
 
 async def _serve(options: Options, config: "Config", secrets: "Secrets", listener: socket.socket) -> None:
+    import asyncio
     import os
 
     import structlog
 
-    from tollhouse.apps.serve import serve as serve_api
-    from tollhouse.apps.serve import url_of
+    from tollhouse.apps.catalogue import compile_configured
+    from tollhouse.apps.listening import url_of
     from tollhouse.kit.clock import SystemClock
+
+    clock = SystemClock()
+    # A child process compiles the prices while this one loads what follows, which takes it as long.
+    catalogue = asyncio.create_task(compile_configured(config, clock))
+    await asyncio.sleep(0)
+
+    from tollhouse.apps.serve import serve as serve_api
     from tollhouse.storage.lock import Owner
     from tollhouse.wiring import open_service
 
     log = structlog.get_logger("tollhouse.start")
     url = url_of(listener)
-    clock = SystemClock()
-    async with open_service(config, secrets, options.environ, clock) as service:
+    async with open_service(config, secrets, options.environ, catalogue, clock) as service:
 
         def tell() -> None:
             # From here on, other commands find this process and ask it.

@@ -75,7 +75,7 @@ def list_(options: Options) -> None:
     with open_session(options) as session:
         tenants = session.pages("/admin/tenants", "tenants", {"limit": _PAGE}, cursor=("after", "next_after"))
     if options.as_json:
-        print_json(tenants)
+        print_json({"tenants": tenants})
         return
     rows = [
         (

@@ -9,7 +9,7 @@ from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import BudgetKey, Movement, Reservation
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import FreeClaim
-from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement
+from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
 from tollhouse.ledger.rollups import COUNTS, DAILY_KEY, MONTHLY_KEY, daily_key, monthly_key, sums
 from tollhouse.storage.database import Database, Transaction
 
@@ -46,11 +46,11 @@ def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list
     entries = _chain(connection, settlements)
     connection.executemany(_MONTHLY, [(*key, *added) for key, added in sums(entries, monthly_key).items()])
     connection.executemany(_DAILY, [(*key, *added) for key, added in sums(entries, daily_key).items()])
-    billed = [settlement for settlement in settlements if settlement.status != "unknown"]
-    unknown = [settlement.reservation for settlement in settlements if settlement.status == "unknown"]
-    budgets.close_reservations(connection, [settlement.reservation for settlement in billed])
-    budgets.hold_reservations(connection, unknown)
-    budgets.move(connection, _movements([(s.reservation, s.cost_nano_usd) for s in billed]))
+    budgets.close_reservations(connection, _reservations(settlements, "settled"))
+    budgets.hold_reservations(connection, _reservations(settlements, "unknown"))
+    budgets.resolve_reservations(connection, _reservations(settlements, "adjustment"))
+    billed = [(each.reservation, each.cost_nano_usd) for each in settlements if each.status != "unknown"]
+    budgets.move(connection, _movements(billed))
     idempotency.answer(
         connection,
         [
@@ -60,6 +60,10 @@ def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list
         ],
     )
     return [None] * len(settlements)
+
+
+def _reservations(settlements: Sequence[Settlement], status: Status) -> list[Reservation]:
+    return [settlement.reservation for settlement in settlements if settlement.status == status]
 
 
 def _release(transaction: Transaction, releases: Sequence[Release]) -> list[None]:

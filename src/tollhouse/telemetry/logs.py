@@ -8,7 +8,15 @@ import structlog
 
 def configure_logs(*, as_json: bool) -> None:
     """Send structlog's and the libraries' messages to standard error."""
-    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
+    renderer = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(
+            # The default formatter prints the values of local variables, among which are prompts and keys.
+            colors=False,
+            exception_formatter=structlog.dev.plain_traceback,
+        )
+    )
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

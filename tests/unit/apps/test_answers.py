@@ -8,7 +8,7 @@ from tollhouse import errors
 from tollhouse.apps.answers import error_answer
 
 
-def kinds(base=errors.TollhouseError):
+def kinds(base: type[errors.TollhouseError] = errors.TollhouseError) -> list[type[errors.TollhouseError]]:
     return [base, *(kind for each in base.__subclasses__() for kind in kinds(each))]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from typing import Any
 
 import structlog
 
@@ -20,30 +21,33 @@ KEY = "an-admin-key-of-the-configuration"
 
 
 class FailingAdministration(Administration):
-    def __init__(self, error):
+    def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def put_tenant(self, *_):
+    async def put_tenant(self, *_: Any) -> Any:
         raise self.error
 
-    async def keys(self):
+    async def keys(self) -> Any:
         raise self.error
 
 
 class NeverReady(Health):
-    def __init__(self):
+    def __init__(self) -> None:
         """Nothing is needed to say no."""
 
-    async def is_ready(self):
+    async def is_ready(self) -> bool:
         return False
 
 
-def ask(method, path, body=b"", *, administration=None):
-    keyring = Keyring(None, b"p" * 32)
+def ask(
+    method: str, path: str, body: bytes = b"", *, administration: Any = None
+) -> tuple[int, dict[bytes, bytes], Any]:
+    nothing: Any = None
+    keyring = Keyring(nothing, b"p" * 32)
     keyring.trust(KEY, Principal("admin", "admin", "super-admin", None))
     app = control_plane(
         administration=administration,
-        usage=None,
+        usage=nothing,
         keyring=keyring,
         clock=SystemClock(),
         metrics=Metrics(),
@@ -62,15 +66,18 @@ def ask(method, path, body=b"", *, administration=None):
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 2),
     }
-    sent = []
+    sent: list[Any] = []
 
-    async def receive():
+    async def receive() -> Any:
         return {"type": "http.request", "body": body, "more_body": False}
 
-    async def send(message):
+    async def send(message: Any) -> None:
         sent.append(message)
 
-    asyncio.run(app(scope, receive, send))
+    async def serve() -> None:
+        await app(scope, receive, send)
+
+    asyncio.run(serve())
     return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
 
 

@@ -1,6 +1,7 @@
 """Health, on a database and providers that do as they are told."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -11,25 +12,25 @@ from tollhouse.telemetry.metrics import Metrics
 
 
 class Clock:
-    def __init__(self):
+    def __init__(self) -> None:
         self.at_s = 1000.0
 
-    def now_ms(self):
+    def now_ms(self) -> int:
         return int(self.at_s * 1000)
 
-    def monotonic_s(self):
+    def monotonic_s(self) -> float:
         return self.at_s
 
 
 class Database:
     waiting = 3
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.writes = 0
-        self.error = None
-        self.gate = None
+        self.error: Exception | None = None
+        self.gate: asyncio.Event | None = None
 
-    async def write(self, _work):
+    async def write(self, _work: object) -> None:
         self.writes += 1
         if self.gate is not None:
             await self.gate.wait()
@@ -41,26 +42,23 @@ class Ledger:
     unwritten = 0
 
 
-def health_of(database=None, *, clock=None, ledger=None, metrics=None, probes=None):
-    return Health(
-        database=database or Database(),
-        ledger=ledger or Ledger(),
-        metrics=metrics or Metrics(),
-        clock=clock or Clock(),
-        probes=probes or {},
-    )
+def health_of(database: Any = None, **given: Any) -> Health:
+    parts: dict[str, Any] = {"ledger": Ledger(), "metrics": Metrics(), "clock": Clock(), "probes": {}} | given
+    if database is None:
+        database = Database()
+    return Health(database=database, **parts)
 
 
-async def reached(_timeout_s):
+async def reached(_timeout_s: float) -> None:
     """A provider that can be reached."""
 
 
-async def refused(_timeout_s):
+async def refused(_timeout_s: float) -> None:
     raise NotSent("connection refused")
 
 
 def test_readiness_is_found_by_writing_and_good_for_a_second():
-    async def check():
+    async def check() -> None:
         clock, database = Clock(), Database()
         health = health_of(database, clock=clock)
         assert [await health.is_ready() for _ in range(5)] == [True] * 5
@@ -80,7 +78,7 @@ def test_readiness_is_found_by_writing_and_good_for_a_second():
 
 
 def test_a_hundred_probes_at_once_are_one_write():
-    async def check():
+    async def check() -> None:
         database = Database()
         health = health_of(database)
         assert all(await asyncio.gather(*(health.is_ready() for _ in range(100))))
@@ -90,7 +88,7 @@ def test_a_hundred_probes_at_once_are_one_write():
 
 
 def test_a_probe_that_leaves_does_not_end_the_measurement_for_others():
-    async def check():
+    async def check() -> None:
         database = Database()
         database.gate = asyncio.Event()
         health = health_of(database)
@@ -108,7 +106,7 @@ def test_a_probe_that_leaves_does_not_end_the_measurement_for_others():
 def test_a_write_that_hangs_is_not_ready_and_is_not_joined_by_another(monkeypatch):
     monkeypatch.setattr("tollhouse.apps.health._WRITE_TIMEOUT_S", 0.01)
 
-    async def check():
+    async def check() -> None:
         clock, database = Clock(), Database()
         database.gate = asyncio.Event()
         health = health_of(database, clock=clock)
@@ -124,7 +122,7 @@ def test_a_write_that_hangs_is_not_ready_and_is_not_joined_by_another(monkeypatc
 
 
 def test_the_report_tells_what_there_is():
-    async def check():
+    async def check() -> None:
         clock, metrics = Clock(), Metrics()
         health = health_of(clock=clock, metrics=metrics, probes={"anthropic": reached})
         metrics.calls_in_flight = 4
@@ -141,7 +139,7 @@ def test_the_report_tells_what_there_is():
 
 
 def test_a_provider_out_of_reach_degrades_the_service_and_says_why():
-    async def check():
+    async def check() -> None:
         report = await health_of(probes={"openai": refused, "anthropic": reached}).report()
         assert report.status == "degraded"
         assert (report.providers["openai"].reachable, report.providers["openai"].error) == (False, "connection refused")
@@ -151,7 +149,7 @@ def test_a_provider_out_of_reach_degrades_the_service_and_says_why():
 
 
 def test_endings_that_wait_degrade_the_service():
-    async def check():
+    async def check() -> None:
         ledger = Ledger()
         ledger.unwritten = 2
         report = await health_of(ledger=ledger).report()
@@ -161,7 +159,7 @@ def test_endings_that_wait_degrade_the_service():
 
 
 def test_a_ledger_that_cannot_be_written_is_unhealthy_whatever_else_is_well():
-    async def check():
+    async def check() -> None:
         database = Database()
         database.error = Unavailable("the disk is full")
         report = await health_of(database, probes={"anthropic": reached}).report()
@@ -172,18 +170,18 @@ def test_a_ledger_that_cannot_be_written_is_unhealthy_whatever_else_is_well():
 
 def test_providers_are_probed_together_and_seldom(monkeypatch):
     monkeypatch.setattr("tollhouse.apps.health._PROBE_TIMEOUT_S", 0.05)
-    begun = []
+    begun: list[int] = []
 
-    async def check():
+    async def check() -> None:
         both = asyncio.Event()
 
-        async def meets_the_other(_timeout_s):
+        async def meets_the_other(_timeout_s: float) -> None:
             begun.append(1)
             if len(begun) == 2:
                 both.set()
             await both.wait()
 
-        async def hangs(_timeout_s):
+        async def hangs(_timeout_s: float) -> None:
             await asyncio.Event().wait()
 
         clock = Clock()

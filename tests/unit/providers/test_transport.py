@@ -258,6 +258,27 @@ def test_what_cannot_be_reached_is_not_sent(run, kit):
     run(main())
 
 
+def test_a_server_that_hangs_up_at_once_leaves_nothing_behind(kit, served):
+    async def script(peer):
+        pass
+
+    async def test(it, server):
+        dial = it._dialer.open
+
+        async def dial_slowly(connection, until_s):
+            await dial(connection, until_s)
+            await connection.closed()
+
+        it._dialer.open = dial_slowly
+        with pytest.raises(NotSent, match="as soon as it was made"):
+            await kit.post(it)
+        with pytest.raises(NotSent, match="as soon as it was made"):
+            await it.probe(20)
+        assert not it._connections
+
+    served(script, test)
+
+
 def test_closing_ends_every_call_and_allows_no_more(run, kit):
     async def main() -> None:
         async with kit.RawServer(kit.silent) as server:

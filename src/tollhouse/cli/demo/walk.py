@@ -143,7 +143,7 @@ class Walk:
 
     def _tenant(self, tenant_id: int, *options: str) -> None:
         """Create a tenant, or bring it back to its beginnings in a directory that was used before."""
-        known = msgspec.json.decode(self._captured("tenant", "list", "--json"))
+        known = msgspec.json.decode(self._captured("tenant", "list", "--json"))["tenants"]
         verb = "set" if any(tenant["tenant_id"] == tenant_id for tenant in known) else "create"
         self._run("tenant", verb, str(tenant_id), *options)
 

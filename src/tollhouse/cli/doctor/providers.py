@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Mapping
 
+from tollhouse.apps.catalogue import compile_configured
 from tollhouse.cli.doctor.finding import Finding, failed, ok, warning
 from tollhouse.config import Config
 from tollhouse.errors import StartError
@@ -10,7 +11,7 @@ from tollhouse.kit.clock import SystemClock
 from tollhouse.pricing.book import PriceBook
 from tollhouse.providers.base import NotSent
 from tollhouse.providers.transport import Upstream
-from tollhouse.wiring import _catalogue, _configured_prices, _upstreams
+from tollhouse.wiring import configured_prices, make_upstreams
 
 
 async def examine_providers(config: Config, environ: Mapping[str, str]) -> list[Finding]:
@@ -26,7 +27,7 @@ async def _examine_prices(config: Config) -> list[Finding]:
         ]
     try:
         clock = SystemClock()
-        book = PriceBook(_configured_prices(config), await _catalogue(config, clock), clock)
+        book = PriceBook(configured_prices(config), await compile_configured(config, clock), clock)
     except StartError as error:
         return [failed("prices", str(error), "reinstall genai-prices, or give each model a price")]
     return [finding for name in config.models for finding in _examine_model(config, name, book)]
@@ -48,7 +49,7 @@ def _examine_model(config: Config, name: str, book: PriceBook) -> Iterator[Findi
 
 
 async def _examine_reach(config: Config, environ: Mapping[str, str]) -> list[Finding]:
-    upstreams = _upstreams(config, environ)
+    upstreams = make_upstreams(config, environ)
     findings = await asyncio.gather(
         *(_probe(name, upstream, config.providers[name].connect_timeout_s) for name, upstream in upstreams.items())
     )

@@ -1,0 +1,136 @@
+"""Administration on a real database: what a start does, and what a failure leaves."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from tollhouse.admin.model import KeyRequest, TenantChanges
+from tollhouse.admin.service import Administration
+from tollhouse.budgets import store as budgets
+from tollhouse.errors import Unauthorized, Unavailable
+from tollhouse.keys.service import Keyring
+from tollhouse.storage.sqlite import SqliteDatabase
+
+USD = 1_000_000_000
+TIERS = {"starter": 2 * USD, "growth": 10 * USD}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.at_ms = 1_775_300_000_000
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+    def monotonic_s(self) -> float:
+        return self.at_ms / 1000
+
+
+Work = Callable[[SqliteDatabase, Keyring, Clock], Awaitable[None]]
+
+
+def on_database(tmp_path: Path, work: Work) -> None:
+    async def run() -> None:
+        database = SqliteDatabase(tmp_path / "t.db")
+        database.open()
+        keyring = Keyring(database, b"p" * 32)
+        try:
+            await keyring.load()
+            await work(database, keyring, Clock())
+        finally:
+            await database.close()
+
+    asyncio.run(run())
+
+
+def administration(database: SqliteDatabase, keyring: Keyring, clock: Clock, tiers: dict[str, int]) -> Administration:
+    return Administration(database, keyring, clock, tiers=tiers, default_tier="starter")
+
+
+async def caps(database: SqliteDatabase, period: str) -> dict[str, int]:
+    found = await database.read(lambda connection: budgets.budgets(connection, period, None))
+    return {key.tenant_id: budget.cap_nano_usd for key, budget in found.items()}
+
+
+def test_a_start_gives_tenants_on_a_tiers_budget_its_new_one_and_others_none(tmp_path):
+    async def work(database: SqliteDatabase, keyring: Keyring, clock: Clock) -> None:
+        before = administration(database, keyring, clock, TIERS)
+        await before.put_tenant("follows", TenantChanges(tier="growth"), "admin")
+        await before.put_tenant("owns", TenantChanges(tier="growth", budget_usd=Decimal(3)), "admin")
+        await before.put_tenant("other", TenantChanges(tier="starter"), "admin")
+        entries = len((await before.audit(tenant_id=None, action=None, before_id=None, limit=99)).entries)
+
+        after = administration(database, keyring, clock, TIERS | {"growth": 25 * USD})
+        for _ in range(2):
+            await after.follow_tiers()
+            assert {tenant.tenant_id: tenant.budget_usd for tenant in (await tenants(after))} == {
+                "follows": 25,
+                "owns": 3,
+                "other": 2,
+            }
+            assert await caps(database, "2026-04") == {"follows": 25 * USD, "owns": 3 * USD, "other": 2 * USD}
+            written = (await after.audit(tenant_id=None, action=None, before_id=None, limit=99)).entries
+            assert len(written) == entries + 1
+            entry = written[0]
+            assert (entry.actor, entry.action, entry.target) == ("system", "tenant.updated", "follows")
+            assert (entry.before, entry.after) == ({"budget_nano_usd": 10 * USD}, {"budget_nano_usd": 25 * USD})
+
+    on_database(tmp_path, work)
+
+
+async def tenants(service: Administration) -> list[Any]:
+    return (await service.tenants(after="", limit=100)).tenants
+
+
+def test_a_start_leaves_months_that_are_over_or_have_not_begun_as_they_are(tmp_path):
+    async def work(database: SqliteDatabase, keyring: Keyring, clock: Clock) -> None:
+        await administration(database, keyring, clock, TIERS).put_tenant("42", TenantChanges(), "admin")
+        clock.at_ms += 30 * 86_400_000
+        await administration(database, keyring, clock, TIERS | {"starter": 4 * USD}).follow_tiers()
+        assert await caps(database, "2026-04") == {"42": 2 * USD}
+        assert await caps(database, "2026-05") == {}
+
+    on_database(tmp_path, work)
+
+
+def test_a_change_whose_audit_entry_cannot_be_written_is_not_made(tmp_path):
+    async def work(database: SqliteDatabase, keyring: Keyring, clock: Clock) -> None:
+        service = administration(database, keyring, clock, TIERS)
+        made = await service.create_key(KeyRequest(service="s"), "admin")
+        await database.write(lambda connection: connection.execute(sa.text("DROP TABLE ai_audit_log")).close())
+        for change in (
+            service.put_tenant("42", TenantChanges(), "admin"),
+            service.create_key(KeyRequest(service="t"), "admin"),
+            service.revoke_key(made.key_id, "admin"),
+        ):
+            with pytest.raises(Unavailable):
+                await change
+        assert await tenants(service) == []
+        assert [(key.service, key.revoked_at) for key in (await service.keys()).keys] == [("s", None)]
+        assert keyring.identify(made.key).service == "s"
+
+    on_database(tmp_path, work)
+
+
+def test_a_key_is_known_to_the_keyring_as_long_as_it_is_in_force_and_after_a_restart(tmp_path):
+    async def work(database: SqliteDatabase, keyring: Keyring, clock: Clock) -> None:
+        service = administration(database, keyring, clock, TIERS)
+        made = await service.create_key(KeyRequest(service="s", tenants=[42, "acme"]), "admin")
+        principal = keyring.identify(made.key)
+        assert (principal.key_id, principal.tenants) == (made.key_id, frozenset({"42", "acme"}))
+        restarted = Keyring(database, b"p" * 32)
+        await restarted.load()
+        assert restarted.identify(made.key) == principal
+        await service.revoke_key(made.key_id, "admin")
+        again = Keyring(database, b"p" * 32)
+        await again.load()
+        for ring in (keyring, again):
+            with pytest.raises(Unauthorized):
+                ring.identify(made.key)
+
+    on_database(tmp_path, work)

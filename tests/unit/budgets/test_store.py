@@ -1,0 +1,197 @@
+"""Caps as administrators set them, and what then counts against them."""
+
+import pytest
+from harness.books import run_on_books, settlement
+from harness.clock import FakeClock
+
+from tollhouse.budgets import store
+from tollhouse.budgets.model import Budget, BudgetKey
+from tollhouse.errors import BudgetExceeded
+
+
+def test_a_cap_counts_what_was_spent_and_reserved_earlier_in_the_month(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        spent, held = await books.reserve(100), await books.reserve(200)
+        await books.reserve(400, user_id="somebody else", feature_slug="g", key_id="l")
+        await books.ledger.settle(settlement(spent, 30))
+        await books.ledger.hold(held, 1)
+        for scope, scope_id in (("user", "u"), ("feature", "f"), ("key", "k")):
+            await books.set_cap(scope, scope_id, 1000)
+            assert await books.budget(scope, scope_id) == (1000, 30, 200)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_keys_cap_counts_all_tenants_together(tmp_path):
+    async def scenario(books):
+        for tenant_id in ("42", "43"):
+            await books.set_tenant(tenant_id)
+            await books.reserve(100, tenant_id=tenant_id)
+        await books.set_cap("key", "k", 250)
+        with pytest.raises(BudgetExceeded, match="service key k has"):
+            await books.reserve(51, tenant_id="42")
+        await books.reserve(50, tenant_id="43")
+        assert await books.budget("key", "k") == (250, 0, 250)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_users_or_features_cap_holds_for_one_tenant_alone(tmp_path):
+    async def scenario(books):
+        for tenant_id in ("42", "43"):
+            await books.set_tenant(tenant_id)
+        await books.set_cap("user", "u", 10, tenant_id="42")
+        await books.set_cap("feature", "f", 10, tenant_id="42")
+        await books.reserve(100, tenant_id="43")
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(11, tenant_id="42")
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_cap_is_changed_in_place(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        await books.set_cap("user", "u", 300)
+        await books.reserve(200)
+        await books.set_cap("user", "u", 150)
+        assert await books.budget("user", "u") == (150, 0, 200)
+        with pytest.raises(BudgetExceeded, match=r"has \$0 left of its \$0\.00000015 "):
+            await books.reserve(1)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_lifted_cap_is_gone_and_counts_anew_when_it_is_set_again(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        await books.set_cap("user", "u", 100)
+        first = await books.reserve(100)
+        assert await books.lift_cap("user", "u")
+        assert not await books.lift_cap("user", "u")
+        second = await books.reserve(500)
+        await books.ledger.settle(settlement(first, 40))
+        await books.set_cap("user", "u", 1000)
+        assert await books.budget("user", "u") == (1000, 40, 500)
+        await books.ledger.release(second)
+        assert await books.budget("user", "u") == (1000, 40, 0)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_standing_cap_holds_in_the_months_after(tmp_path):
+    clock = FakeClock()
+
+    async def scenario(books):
+        await books.set_tenant()
+        for scope, scope_id in (("user", "u"), ("feature", "f"), ("key", "k")):
+            await books.set_cap(scope, scope_id, 100)
+        await books.reserve(100)
+        clock.set("2026-05-01T00:00:00Z")
+        await books.reserve(60)
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(41)
+        for scope, scope_id in (("user", "u"), ("feature", "f"), ("key", "k")):
+            assert await books.budget(scope, scope_id) == (100, 0, 60)
+
+    run_on_books(tmp_path, scenario, clock=clock)
+
+
+@pytest.mark.parametrize(("scope", "scope_id"), [("user", "u"), ("feature", "f"), ("key", "k")])
+def test_a_standing_cap_holds_in_a_month_that_begins_with_a_change_of_the_tenants_cap(tmp_path, scope, scope_id):
+    clock = FakeClock()
+
+    async def scenario(books):
+        await books.set_tenant()
+        await books.set_cap(scope, scope_id, 50)
+        clock.set("2026-05-01T00:00:00Z")
+        await books.set_tenant(cap=20_000)
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(51)
+        await books.reserve(50)
+        assert await books.budget(scope, scope_id) == (50, 0, 50)
+
+    run_on_books(tmp_path, scenario, clock=clock)
+
+
+def test_a_standing_cap_set_before_the_months_first_call_holds_in_it(tmp_path):
+    clock = FakeClock()
+
+    async def scenario(books):
+        await books.set_tenant()
+        await books.set_cap("user", "v", 70)
+        clock.set("2026-05-01T00:00:00Z")
+        await books.set_cap("user", "u", 50)
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(51, user_id="u")
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(71, user_id="v")
+        await books.reserve(200, user_id="w")
+
+    run_on_books(tmp_path, scenario, clock=clock)
+
+
+def test_last_months_caps_are_left_alone(tmp_path):
+    clock = FakeClock()
+
+    async def scenario(books):
+        await books.set_tenant(cap=100)
+        await books.set_cap("user", "u", 100)
+        late = await books.reserve(100)
+        clock.set("2026-05-01T00:00:00Z")
+        await books.set_tenant(cap=5)
+        await books.set_cap("user", "u", 5)
+        await books.lift_cap("user", "u")
+        await books.ledger.settle(settlement(late, 90, created_at="2026-05-01T00:00:00.000Z"))
+        april = BudgetKey("42", "2026-04", "tenant", ""), BudgetKey("42", "2026-04", "user", "u")
+        budgets = await books.budgets()
+        assert [budgets[key] for key in april] == [(100, 90, 0)] * 2
+        assert await books.budget() == (5, 0, 0)
+
+    run_on_books(tmp_path, scenario, clock=clock)
+
+
+def test_the_caps_of_many_tenants_are_set_where_their_month_has_begun(tmp_path):
+    async def scenario(books):
+        await books.set_tenant("42", cap=100)
+        await books.set_tenant("43", cap=100)
+        await books.database.write(
+            lambda connection: store.set_tenant_caps(connection, ["42", "unheard of"], "2026-04", 70)
+        )
+        await books.database.write(lambda connection: store.set_tenant_caps(connection, [], "2026-04", 1))
+        assert {key.tenant_id: budget[0] for key, budget in (await books.budgets()).items()} == {"42": 70, "43": 100}
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_caps_and_budgets_are_read_back(tmp_path):
+    async def scenario(books):
+        await books.set_tenant(cap=100)
+        await books.set_tenant("43", cap=100)
+        await books.set_cap("user", "u", 10)
+        await books.set_cap("key", "k", 20)
+        own, user, key = books.key(), books.key("user", "u"), books.key("key", "k")
+
+        def look(connection):
+            assert store.budgets(connection, "2026-04", "42") == {own: Budget(100, 0, 0), user: Budget(10, 0, 0)}
+            assert len(store.budgets(connection, "2026-04", None)) == 4
+            assert store.budgets(connection, "2026-05", None) == {}
+            assert store.standing_caps(connection, "42", "2026-05") == {user._replace(billing_period="2026-05"): 10}
+            assert store.standing_caps(connection, "", "2026-04") == {key: 20}
+            assert store.standing_cap(connection, user) == 10
+            assert store.standing_cap(connection, books.key("user", "v")) is None
+
+        await books.database.read(look)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_reservations_of_attempts_under_way_are_found_with_all_that_the_ledger_needs(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        first, held, second = [await books.reserve(100 + number) for number in range(3)]
+        await books.ledger.hold(held, 1)
+        assert await books.database.read(store.open_reservations) == [first, second]
+
+    run_on_books(tmp_path, scenario)
