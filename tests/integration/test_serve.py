@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -199,8 +200,6 @@ def test_no_new_calls_are_taken_once_it_is_told_to_stop(service, fake):
     fake.behave(Behaviour(delay_s=1.5))
     calls = Background(service, 1)
     wait_until(lambda: len(fake.receipts()) == 1)
-    service.process.send_signal(signal.SIGTERM)
-    wait_until(lambda: "stopping" in service.log())
 
     def is_refused() -> bool:
         with contextlib.suppress(ConnectionRefusedError):
@@ -208,11 +207,14 @@ def test_no_new_calls_are_taken_once_it_is_told_to_stop(service, fake):
             return False
         return True
 
-    wait_until(is_refused)
-    assert service.process.poll() is None, "the call in flight keeps it"
+    with ThreadPoolExecutor() as threads:
+        exit_code = threads.submit(service.terminate)
+        wait_until(is_refused)
+        assert service.process.poll() is None, "the call in flight keeps it"
+        assert exit_code.result() == 0
+
     calls.join()
     assert [reply.status for reply in calls.replies] == [200]
-    assert service.process.wait(30) == 0
 
 
 def test_calls_in_flight_when_it_is_killed_are_unknown_after_the_next_start(service, fake):
@@ -277,7 +279,7 @@ def test_a_port_that_is_taken_is_told(tmp_path):
     assert not (tmp_path / "tollhouse.db").exists()
 
 
-def test_a_second_server_on_the_same_database_is_refused_and_the_first_goes_on(shared):
+def test_a_second_server_on_the_same_database_is_refused_and_the_first_goes_on(shared, fake):
     said = refused(run(shared.directory, "serve", **KEYS))
 
     assert f"in use by process {shared.process.pid}, serving at http://127.0.0.1:{shared.port}" in said

@@ -321,7 +321,7 @@ def test_the_rate_limit_is_each_tenants_own_and_refused_calls_use_nothing_of_it_
     tenant, other = tight.tenant(), tight.tenant(budget_usd="0.0001")
 
     def outcomes(tenant_id, count, **changes):
-        body = body_for(tenant_id, model="m", **changes)
+        body = body_for(tenant_id, **{"model": "m", **changes})
         return [(reply := tight.complete(body)).status for _ in range(count)], reply
 
     assert outcomes(tenant, 3, model="unknown")[0] == [404] * 3
