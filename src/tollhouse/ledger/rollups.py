@@ -4,20 +4,6 @@ from collections.abc import Callable, Iterable
 
 from tollhouse.ledger.model import LedgerEntry
 
-# The counts of a rollup row, in the order of its columns.
-COUNTS = (
-    "calls",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "total_tokens",
-    "cost_nano_usd",
-    "unknown_calls",
-    "unknown_nano_usd",
-)
-
 MONTHLY_KEY = (
     "tenant_id",
     "billing_period",
@@ -51,7 +37,7 @@ def daily_key(entry: LedgerEntry) -> tuple[str, ...]:
 
 
 def counts(entry: LedgerEntry) -> tuple[int, ...]:
-    """Return what an entry adds, in the order of ``COUNTS``.
+    """Return what an entry adds, in the order of ``ROLLUP_COUNTS``.
 
     An unknown outcome is counted beside the calls, at its ceiling, and is no cost until it is resolved. An
     adjustment resolves an unknown outcome or corrects a settled call: it adds cost and tokens, and no call.
@@ -75,7 +61,7 @@ def counts(entry: LedgerEntry) -> tuple[int, ...]:
 def sums(
     entries: Iterable[LedgerEntry], key_of: Callable[[LedgerEntry], tuple[str, ...]]
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Return what entries add to each row that they change, in the order of ``COUNTS``."""
+    """Return what entries add to each row that they change, in the order of ``ROLLUP_COUNTS``."""
     totals: dict[tuple[str, ...], tuple[int, ...]] = {}
     for entry in entries:
         key, added = key_of(entry), counts(entry)

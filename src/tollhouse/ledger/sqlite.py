@@ -10,8 +10,9 @@ from tollhouse.budgets.model import BudgetKey, Movement, Reservation
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
-from tollhouse.ledger.rollups import COUNTS, DAILY_KEY, MONTHLY_KEY, daily_key, monthly_key, sums
+from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, daily_key, monthly_key, sums
 from tollhouse.storage.database import Database, Transaction
+from tollhouse.storage.schema import ROLLUP_COUNTS
 
 _COLUMNS = (*LedgerEntry.__struct_fields__, "row_hash")
 _INSERT = f"INSERT INTO ai_usage_log ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - constants
@@ -22,8 +23,8 @@ ON CONFLICT (tenant_id) DO UPDATE SET entries = excluded.entries, last_hash = ex
 
 
 def _upsert(table: str, key: Sequence[str]) -> str:
-    columns = (*key, *COUNTS)
-    additions = ", ".join(f"{count} = {count} + excluded.{count}" for count in COUNTS)
+    columns = (*key, *ROLLUP_COUNTS)
+    additions = ", ".join(f"{count} = {count} + excluded.{count}" for count in ROLLUP_COUNTS)
     return (
         f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608 - constants
         f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {additions}"

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from tollhouse.budgets.model import BudgetKey, budget_keys
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry
-from tollhouse.ledger.rollups import COUNTS, DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key
+from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key
 from tollhouse.storage.schema import (
+    ROLLUP_COUNTS,
     ai_budgets,
     ai_ledger_heads,
     ai_reservations,
@@ -133,11 +134,11 @@ def _check_rollup(
     report: Report, connection: sa.Connection, table: sa.Table, key_columns: tuple[str, ...], sums: Sums
 ) -> None:
     missing = set(sums)
-    for row in connection.execute(sa.select(*(table.c[name] for name in (*key_columns, *COUNTS)))):
+    for row in connection.execute(sa.select(*(table.c[name] for name in (*key_columns, *ROLLUP_COUNTS)))):
         key, kept = tuple(row[: len(key_columns)]), list(row[len(key_columns) :])
         missing.discard(key)
-        expected = sums.get(key, [0] * len(COUNTS))
-        for name, right, found in zip(COUNTS, expected, kept, strict=True):
+        expected = sums.get(key, [0] * len(ROLLUP_COUNTS))
+        for name, right, found in zip(ROLLUP_COUNTS, expected, kept, strict=True):
             if right != found:
                 report.add(table, key, f"{name} is {found}, the ledger's rows give {right}")
     for key in missing:
@@ -170,7 +171,7 @@ def _check_reservations(report: Report, connection: sa.Connection, unresolved: s
 
 def _check_budgets(report: Report, connection: sa.Connection, monthly: Sums) -> None:
     posted: dict[BudgetKey, int] = {}
-    cost_place = COUNTS.index("cost_nano_usd")
+    cost_place = ROLLUP_COUNTS.index("cost_nano_usd")
     for key, total in monthly.items():
         tenant_id, period, user_id, feature_slug, _, key_id, *_ = key
         for budget_key in budget_keys(tenant_id, period, user_id, feature_slug, key_id):

@@ -152,7 +152,8 @@ ai_ledger_heads = sa.Table(
     sqlite_with_rowid=False,
 )
 
-_ROLLUP_COUNTS = (
+# What a rollup row counts, in the order of its columns.
+ROLLUP_COUNTS = (
     "calls",
     "input_tokens",
     "cached_input_tokens",
@@ -176,7 +177,7 @@ ai_usage_monthly = sa.Table(
     _text("key_id", key=True),
     _text("model", key=True),
     _text("provider", key=True),
-    *(_count(name) for name in _ROLLUP_COUNTS),
+    *(_count(name) for name in ROLLUP_COUNTS),
     sqlite_with_rowid=False,
 )
 
@@ -186,7 +187,7 @@ ai_usage_daily = sa.Table(
     _text("tenant_id", key=True),
     _text("billing_period", key=True),
     _text("day", key=True),
-    *(_count(name) for name in _ROLLUP_COUNTS),
+    *(_count(name) for name in ROLLUP_COUNTS),
     sqlite_with_rowid=False,
 )
 

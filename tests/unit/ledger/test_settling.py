@@ -10,7 +10,7 @@ from harness.books import reservation, run_on_books, settlement
 
 from tollhouse.errors import InternalError
 from tollhouse.ledger.model import GENESIS_HASH
-from tollhouse.ledger.rollups import COUNTS
+from tollhouse.storage.schema import ROLLUP_COUNTS
 from tollhouse.providers.base import Usage
 from tollhouse.storage.schema import ai_ledger_heads, ai_usage_daily, ai_usage_monthly
 
@@ -31,7 +31,7 @@ async def table(books, of):
 
 
 def counts(row):
-    return {name: row[name] for name in COUNTS if row[name]}
+    return {name: row[name] for name in ROLLUP_COUNTS if row[name]}
 
 
 def test_a_settled_attempt_is_a_row_with_all_that_is_known_of_it(tmp_path):
