@@ -4,6 +4,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,20 @@ def _check_references(config: Config, problems: Problems) -> None:
         problems.wrong(("tenants", "default_tier"), config.tenants.default_tier, expected, config.tiers)
 
 
+# As alike as "gtp-4o" and "gpt-4o" are; "gpt-4o-mini" is another name.
+_MISSPELT = 0.8
+
+
 def _check_fallbacks(config: Config, name: str, problems: Problems) -> None:
+    """Refuse a misspelt fallback. One that is not configured at all is passed over, with a warning at start."""
     path = ("models", name, "fallbacks")
+    others = sorted(config.models.keys() - {name})
     seen: set[str] = set()
     for fallback in config.models[name].fallbacks:
         if fallback == name:
             problems.add(path, ": the model itself is among them: expected other models")
+        elif fallback not in config.models and get_close_matches(fallback, others, cutoff=_MISSPELT):
+            problems.wrong(path, fallback, f"the name of another configured model ({listed(others)})", others)
         elif fallback in seen:
             problems.wrong(path, fallback, "each model once")
         seen.add(fallback)

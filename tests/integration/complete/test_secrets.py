@@ -1,0 +1,102 @@
+"""Prompts, answers and keys reach the provider and the caller, and nothing else: neither logs nor any file."""
+
+from pathlib import Path
+
+import pytest
+from harness.calls import body_for
+from harness.service import ADMIN_KEY, PROVIDER_KEY, Service, eventually, limits, model, providers
+
+from tollhouse.testing import Behaviour, FakeProvider
+
+CANARIES = {
+    "prompt": "canary-in-the-prompt",
+    "system prompt": "canary-in-the-system-prompt",
+    "schema": "canary-in-the-schema",
+    "answer": "canary-in-the-answer",
+    "idempotency key": "canary-as-the-idempotency-key",
+    "unknown field": "canary-as-an-unknown-field",
+    "wrong key": "canary-as-a-wrong-key",
+    "provider's reason": "canary-in-the-providers-reason",
+    "admin key": ADMIN_KEY,
+    "provider key": PROVIDER_KEY,
+}
+
+
+def _every_way_a_call_can_go(service: Service, fake: FakeProvider, key: str) -> set[int]:
+    tenant, poor = service.tenant(), service.tenant(budget_usd=0)
+    body = body_for(
+        tenant,
+        user_message=CANARIES["prompt"],
+        system_prompt=CANARIES["system prompt"],
+        response_schema={"type": "object", "description": CANARIES["schema"]},
+        timeout_s=0.3,
+    )
+    behaviours = [
+        Behaviour(),
+        Behaviour(output_factor=2.0),
+        Behaviour(usage="malformed"),
+        Behaviour(gzip=True),
+        Behaviour(status=400),
+        Behaviour(status=401),
+        Behaviour(status=500),
+        Behaviour(status=502, bare=True),
+        Behaviour(garbage=True),
+        Behaviour(reset="mid_answer"),
+        Behaviour(hang=True),
+    ]
+    statuses = set()
+    for number, behaviour in enumerate(behaviours):
+        told = {name: getattr(behaviour, name) for name in behaviour.__struct_fields__}
+        fake.behave(Behaviour(**{**told, "content": CANARIES["answer"], "reason": CANARIES["provider's reason"]}))
+        idempotency_key = f"{CANARIES['idempotency key']}-{number}"
+        for _ in range(2):
+            statuses.add(service.complete(body, key=key, Idempotency_Key=idempotency_key).status)
+    fake.behave(Behaviour())
+    for refused in (
+        {**body, "max_tokens": CANARIES["prompt"]},
+        {**body, CANARIES["unknown field"]: 1},
+        {**body, "tenant_id": poor},
+        {**body, "model": CANARIES["prompt"]},
+        CANARIES["prompt"].encode(),
+        b'{"user_message": "' + CANARIES["prompt"].encode() + b"\xff",
+    ):
+        statuses.add(service.complete(refused, key=key).status)
+    statuses.add(service.complete(body, key=CANARIES["wrong key"]).status)
+    statuses.add(service.complete({**body, "tenant_id": "somebody"}, key=key).status)
+    with service.socket() as connection:
+        connection.sendall(f"GET /{CANARIES['prompt']} HTTP/1.1\r\nauthorization Bearer {key}\r\n\r\n".encode())
+        connection.recv(1000)
+    return statuses
+
+
+@pytest.fixture(scope="module")
+def left_behind(tmp_path_factory) -> dict[str, bytes]:
+    """Everything that a service left on the disk after it was stopped, and what it had written before."""
+    directory: Path = tmp_path_factory.mktemp("canaries")
+    with FakeProvider() as fake:
+        config = providers(fake) + model("claude-haiku-4-5", "anthropic") + limits()
+        with Service(directory, config) as service:
+            key = service.new_key()["key"]
+            statuses = _every_way_a_call_can_go(service, fake, key)
+            assert statuses >= {200, 401, 402, 403, 404, 422, 503, 504}
+            eventually(lambda: not service.open_reservations())
+            files = {f"{path.name} while it ran": path.read_bytes() for path in directory.iterdir()}
+        sent = b"".join(bytes(receipt.raw_request) for receipt in fake.receipts())
+    for name in ("prompt", "system prompt", "schema"):
+        assert CANARIES[name].encode() in sent, "the provider has seen it"
+    assert len(fake.receipts()) > 10
+    CANARIES["service key"] = key
+    return files | {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@pytest.mark.parametrize("name", [*CANARIES, "service key"])
+def test_what_is_secret_is_in_no_file_and_in_no_log(left_behind, name):
+    canary = CANARIES[name].encode()
+    assert {"log", "tollhouse.db", "tollhouse.db-wal while it ran"} <= set(left_behind)
+    found = [file for file, content in left_behind.items() if canary in content and file != "tollhouse.toml"]
+    assert found == []
+
+
+def test_the_log_has_something_to_say_and_the_database_keeps_answers(left_behind):
+    assert b"a provider billed more than the limits it was given allow" in left_behind["log"]
+    assert b"ai_idempotency" in left_behind["tollhouse.db"]
