@@ -361,7 +361,7 @@ def test_a_long_list_of_names_is_cut():
     models = "".join(f"[models.m{number}]\nprovider = 'openai'\n" for number in range(50))
     found = problem(PROVIDERS + models + "fallbacks = ['m 1']")
 
-    assert found.endswith(", …)")
+    assert ", …)" in found
     assert len(found) < 300
 
 
