@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import httptools
@@ -26,7 +27,7 @@ class Outcome:
 
     @property
     def json(self) -> Any:
-        return json.loads(self.body)
+        return json.loads(self.body, parse_float=Decimal)
 
 
 def post(body: object, key: str, **headers: str) -> bytes:
@@ -114,7 +115,7 @@ async def all_at_once(port: int, requests: Sequence[bytes]) -> list[Outcome]:
 
 
 async def until(
-    stop: Callable[[], Awaitable[None]], port: int, requests: Iterable[tuple[int, bytes]], *, callers: int
+    stop: Callable[[], Awaitable[object]], port: int, requests: Iterable[tuple[int, bytes]], *, callers: int
 ) -> list[Outcome]:
     """Have callers send one request after the other until ``stop`` returns; return what became of each sent.
 

@@ -19,8 +19,10 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from tollhouse.testing import FakeProvider
+from tollhouse.testing.behaviour import Format
 
 T = TypeVar("T")
+TenantId = int | str
 
 ADMIN_KEY = "admin-key-of-the-tests-0123456789"
 PROVIDER_KEY = "sk-4cc0unt-of-the-tests-0123456789"
@@ -178,7 +180,7 @@ class Service:
         assert reply.status in {200, 204}, reply
         return reply.json if reply.body else None
 
-    def tenant(self, tenant_id: int | str | None = None, **changes: object) -> int | str:
+    def tenant(self, tenant_id: TenantId | None = None, **changes: object) -> TenantId:
         """Create an active tenant, or change one; return its id, which is a new one unless given."""
         tenant_id = next(_numbers) + 1000 if tenant_id is None else tenant_id
         path = f"/admin/tenants/{quote(str(tenant_id), safe='')}"
@@ -204,7 +206,7 @@ class Service:
         values = [str(value) if name in {"tenant_id", "user_id"} else value for name, value in where.items()]
         return self.query(f"SELECT * FROM ai_usage_log WHERE {condition} ORDER BY id", *values)
 
-    def budget(self, tenant_id: int | str, scope: str = "tenant", scope_id: str = "") -> dict[str, Any]:
+    def budget(self, tenant_id: TenantId, scope: str = "tenant", scope_id: str = "") -> dict[str, Any]:
         """Return cap, posted and reserved of a budget in the running month."""
         found = self.query(
             "SELECT cap_nano_usd, posted_nano_usd, reserved_nano_usd FROM ai_budgets "
@@ -260,7 +262,7 @@ def limits(**keys: object) -> str:
 
 def providers(fake: FakeProvider, **keys: object) -> str:
     """Return a provider of each kind, named after its kind, served by a fake."""
-    kinds = ("anthropic", "openai", "deepseek", "gemini")
+    kinds: tuple[Format, ...] = ("anthropic", "openai", "deepseek", "gemini")
     return "".join(provider(kind, kind, fake.base_url(kind), **keys) for kind in kinds)
 
 

@@ -1,12 +1,12 @@
-"""What the providers really sent, replayed to the running service: the ledger's rows say what the providers reported."""
+"""What the providers really sent, replayed to the running service: the ledger says what they reported."""
 
 from collections import Counter
 
 import pytest
+
 from harness.calls import body_for
 from harness.recorded import COVERED, EXPECTATIONS, exchanges
 from harness.service import limits, model, providers, serving
-
 from tollhouse.testing import FakeProvider
 
 PRICE = "input = 1, output = 5, cached_input = 0.1, cache_write = 1.25, cache_write_1h = 2"

@@ -5,8 +5,8 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from harness.recorded import COVERED, EXPECTATIONS, exchanges
 
+from harness.recorded import COVERED, EXPECTATIONS, exchanges
 from tollhouse.providers.base import Rejected, Usage, WireResponse
 from tollhouse.providers.registry import DEFAULT_BASE_URLS, adapter_for
 

@@ -1,6 +1,5 @@
 """``tollhouse migrate``: bringing the database to this version's schema, ahead of a start."""
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -15,6 +14,8 @@ def migrate(options: Options) -> None:
 
     `serve` does so by itself; this is for doing it ahead, with the service stopped and a backup made.
     """
+    import asyncio
+
     from tollhouse.cli.database_file import revision_of
     from tollhouse.cli.output import print_json
     from tollhouse.cli.session import outlast_commands, quiet_logs

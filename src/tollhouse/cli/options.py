@@ -44,9 +44,10 @@ class Failure(click.ClickException):
     """A command's work was refused, which is told as ``tollhouse: error: …`` on standard error."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        # Several problems of a configuration come as several lines, each an error of its own.
+        # Several problems of a configuration come as several lines, each an error of its own; indented ones go with
+        # the line before them.
         for line in self.message.splitlines():
-            click.echo(f"tollhouse: error: {line}", file=file, err=True)
+            click.echo(line if line.startswith(" ") else f"tollhouse: error: {line}", file=file, err=True)
 
 
 class CannotStart(Failure):

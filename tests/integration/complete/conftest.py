@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 import pytest
-from harness.service import Service, free_port, limits, model, provider, providers, serving
 
+from harness.service import Service, free_port, limits, model, provider, providers, serving
 from tollhouse.testing import FakeProvider
 
 HAIKU_PRICE = "input = 0.80, output = 4.00, cached_input = 0.08, cache_write = 1.00, cache_write_1h = 1.60"
@@ -44,25 +44,25 @@ def _tight(tmp_path_factory) -> Iterator[tuple[Service, FakeProvider]]:
 
 
 @pytest.fixture
-def service(_running) -> Service:
+def service(_running: tuple[Service, FakeProvider]) -> Service:
     return _running[0]
 
 
 @pytest.fixture
-def fake(_running) -> FakeProvider:
+def fake(_running: tuple[Service, FakeProvider]) -> FakeProvider:
     """The providers of ``service``, without memory of earlier tests."""
     _running[1].reset()
     return _running[1]
 
 
 @pytest.fixture
-def tight(_tight) -> Service:
+def tight(_tight: tuple[Service, FakeProvider]) -> Service:
     """A service with small bounds on requests, and three calls for each tenant."""
     return _tight[0]
 
 
 @pytest.fixture
-def tight_fake(_tight) -> FakeProvider:
+def tight_fake(_tight: tuple[Service, FakeProvider]) -> FakeProvider:
     """The provider of ``tight``, without memory of earlier tests."""
     _tight[1].reset()
     return _tight[1]

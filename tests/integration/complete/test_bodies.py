@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from harness.calls import body_for
 
 DEEP = 10_000
@@ -114,7 +115,10 @@ def test_a_field_that_cannot_be_meant_is_named_with_what_was_expected(service, f
         (b"\x00" * 100, "the body is not valid JSON"),
         (b"\x1f\x8b\x08\x00", "the body is not valid JSON"),
         (b"[" * DEEP, "the body: expected `object`, got `array`"),
-        (b'{"model":"m","response_schema":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}", "the body is nested too deeply"),
+        (
+            b'{"model":"m","response_schema":' + b'{"a":' * DEEP + b"1" + b"}" * DEEP + b"}",
+            "the body is nested too deeply",
+        ),
         (b'{"model":"m","response_schema":{"a":' + b"[" * DEEP + b"]" * DEEP + b"}}", "the body is nested too deeply"),
         (b'{"model":"m","deep":' + b"[" * DEEP + b"]" * DEEP + b"}", "deep: unknown field"),
     ],
@@ -129,7 +133,7 @@ def test_what_is_no_call_at_all_is_refused_with_a_sentence(service, fake, raw, m
 
 def test_a_schema_is_taken_up_to_a_depth_no_real_one_has(service, fake):
     def schema(depth):
-        nested = {"type": "string"}
+        nested: object = {"type": "string"}
         for _ in range(depth):
             nested = {"not": nested}
         return nested

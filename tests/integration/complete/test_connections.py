@@ -1,14 +1,16 @@
 """HTTP/1.1 as clients, proxies and attackers speak it: what is a call, what is refused, and nothing in between."""
 
+import contextlib
 import json
 import re
 import time
 
 import pytest
+
 from harness.calls import body_for
 from harness.service import ADMIN_KEY, Reply, eventually
-
 from tollhouse.testing import Behaviour
+
 
 class Wire:
     """A connection on which a test sends what it likes."""
@@ -135,8 +137,10 @@ def test_a_client_that_waits_for_100_continue_is_told_to_go_on(tight, tight_fake
 
 
 def test_a_client_that_waits_for_100_continue_is_told_at_once_why_it_need_not_go_on(tight, tight_fake, tenant):
-    for changes, status in [({"key": "th_unknown"}, 401), ({"body": b" " * 30_000}, 413)]:
-        head, _ = request(tenant, "expect: 100-continue", **changes).split(b"\r\n\r\n")
+    expecting = "expect: 100-continue"
+    refused = [(request(tenant, expecting, key="th_x"), 401), (request(tenant, expecting, body=b" " * 30_000), 413)]
+    for call, status in refused:
+        head, _ = call.split(b"\r\n\r\n")
         with Wire(tight) as wire:
             reply = wire.send(head + b"\r\n\r\n").reply()
             assert (reply.status, reply.headers["connection"]) == (status, "close")
@@ -209,7 +213,7 @@ def test_a_head_that_two_servers_could_read_differently_is_refused(tight, tight_
 
 def test_two_equal_lengths_and_two_codings_are_refused_too(tight, tight_fake, tenant):
     whole = request(tenant)
-    length = re.search(rb"content-length: \d+\r\n", whole)[0]
+    (length,) = re.findall(rb"content-length: \d+\r\n", whole)
     head = request(tenant, "transfer-encoding: chunked", "transfer-encoding: chunked", length=False, body=b"")
     for raw in (whole.replace(length, 2 * length), head + chunked(b"{}")):
         with Wire(tight) as wire:
@@ -276,10 +280,9 @@ def test_a_body_that_does_not_arrive_in_time_is_408_however_it_trickles(tight, t
     for key in (ADMIN_KEY, "th_unknown"):
         with Wire(tight) as wire:
             whole = request(tenant, key=key)
-            try:
+            # It is given up while it is still sending.
+            with contextlib.suppress(OSError):
                 wire.send(whole[:-40], *(whole[place : place + 1] for place in range(-40, -1)))
-            except OSError:
-                pass  # It was given up while it was still sending.
             reply = wire.reply()
             assert (reply.status, reply.code) == (408, "ai_request_timeout")
             assert reply.message == "the request's body did not arrive within 0.4 seconds"

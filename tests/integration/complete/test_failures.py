@@ -5,10 +5,10 @@ import threading
 from decimal import Decimal
 
 import pytest
+
 from harness.calls import body_for, ceiling_nano_usd
 from harness.load import post
 from harness.service import ADMIN_KEY, PROVIDER_KEY, eventually
-
 from tollhouse.testing import Behaviour
 
 AT_MOST = {"input_usd": "0.80", "output_usd": "4.00"}

@@ -5,10 +5,10 @@ import json
 from collections import Counter
 
 import pytest
+
 from harness.calls import body_for
 from harness.load import all_at_once, post
 from harness.service import ADMIN_KEY
-
 from tollhouse.testing import Behaviour
 
 

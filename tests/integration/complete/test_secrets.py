@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
+
 from harness.calls import body_for
 from harness.service import ADMIN_KEY, PROVIDER_KEY, Service, eventually, limits, model, providers
-
 from tollhouse.testing import Behaviour, FakeProvider
 
 CANARIES = {

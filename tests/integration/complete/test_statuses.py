@@ -5,9 +5,9 @@ import time
 from decimal import Decimal
 
 import pytest
+
 from harness.calls import NANO, body_for, ceiling_nano_usd
 from harness.service import ADMIN_KEY, PROVIDER_KEY, eventually
-
 from tollhouse.testing import Behaviour
 
 HAIKU_AT_MOST = {"input_usd": "1.60", "output_usd": "4.00"}  # the dearest way to spend an input token is a cache write
@@ -94,7 +94,11 @@ def test_an_answer_has_the_contracts_fields_its_exact_cost_and_its_row(service, 
 
 
 def test_max_tokens_is_1024_unless_given_and_messages_may_stand_for_the_prompts(service, fake):
-    turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": "…"}]
+    turns = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "…"},
+    ]
     changes = {"max_tokens": ..., "user_message": ..., "messages": turns, "system_prompt": "Be kind."}
 
     assert service.complete(body_for(service.tenant(), **changes)).status == 200
@@ -161,10 +165,11 @@ def test_a_budget_takes_a_call_whose_ceiling_fits_exactly_and_refuses_one_of_a_n
 
     set_budget(service, tenant, ceiling - 1)
     refused = service.complete(body)
+    month = time.strftime("%Y-%m", time.gmtime())
     assert (refused.status, refused.code) == (402, "ai_budget_exceeded")
     assert refused.message == (
         f"this call could cost up to ${usd(ceiling):f}, but tenant {tenant} has ${usd(ceiling - 1):f} left of its "
-        f"${usd(ceiling - 1):f} for {time.strftime('%Y-%m', time.gmtime())}; lower max_tokens, or have the budget raised"
+        f"${usd(ceiling - 1):f} for {month}; lower max_tokens, or have the budget raised"
     )
     assert "retry-after" not in refused.headers
     assert fake.receipts() == []
@@ -191,9 +196,13 @@ def test_a_user_a_feature_and_a_key_have_caps_of_their_own(service, fake, scope)
     dearer = body_for(tenant, max_tokens=800)
     refused = service.complete(dearer, key=key["key"])
     assert (refused.status, refused.code) == (402, "ai_budget_exceeded")
-    named = {"user": f"user 101 of tenant {tenant}", "feature": "feature sales-summary", "key": f"service key {scope_id}"}
+    named = {
+        "user": f"user 101 of tenant {tenant}",
+        "feature": "feature sales-summary",
+        "key": f"service key {scope_id}",
+    }
     assert named[scope] in refused.message
-    others = {"user": {"user_id": 102}, "feature": {"feature_slug": "other"}, "key": {}}[scope]
+    others: dict[str, object] = {"user": {"user_id": 102}, "feature": {"feature_slug": "other"}, "key": {}}[scope]
     assert service.complete({**dearer, **others}, key=ADMIN_KEY if scope == "key" else key["key"]).status == 200
     assert len(fake.receipts()) == 5
 

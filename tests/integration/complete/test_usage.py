@@ -4,13 +4,18 @@ import re
 from decimal import Decimal
 
 import pytest
+
 from harness.calls import NANO, body_for, ceiling_nano_usd
 from harness.service import eventually
-
 from tollhouse.testing import Behaviour
 
 PROMPT, SYSTEM = "What is 2 + 2?", "You are terse."
-SCHEMA = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"], "additionalProperties": False}
+SCHEMA = {
+    "type": "object",
+    "properties": {"sum": {"type": "integer"}},
+    "required": ["sum"],
+    "additionalProperties": False,
+}
 CHAT = {
     "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": PROMPT}],
     "max_tokens": 50,
@@ -110,7 +115,9 @@ def test_what_a_provider_bills_is_what_the_ledger_has_class_by_class(service, fa
     )
     assert [row[name] for name in classes] == [getattr(receipt, name) for name in classes]
     assert row["total_tokens"] == receipt.total_tokens == 1263
-    cost = sum(getattr(receipt, name) * Decimal(price) for name, price in zip(classes, [*prices, prices[-1]], strict=True))
+    cost = sum(
+        getattr(receipt, name) * Decimal(price) for name, price in zip(classes, [*prices, prices[-1]], strict=True)
+    )
     assert row["cost_nano_usd"] == cost * 1000
     assert answer["cost_usd"] == cost / 1_000_000
     assert row["usage_source"] == answer["usage_source"] == "reported"

@@ -75,6 +75,12 @@ def test_what_cannot_start_is_told_in_a_line_for_each_problem_and_exits_with_2()
     )
 
 
+def test_indented_lines_of_an_error_go_with_the_line_before_them():
+    result = failing(StartError("it is missing:\n    pip install it"))
+
+    assert result.stderr == "tollhouse: error: it is missing:\n    pip install it\n"
+
+
 @pytest.mark.parametrize("error", [Refused("there is no tenant 7", 404), Unavailable("there is no tenant 7")])
 def test_what_is_refused_is_told_and_exits_with_1(error):
     result = failing(error)

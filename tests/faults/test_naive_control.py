@@ -1,0 +1,101 @@
+"""The cap under thousands of calls at once, and a naive budget that shows that this test can fail."""
+
+import asyncio
+import sqlite3
+
+import pytest
+from harness.books import Books, run_on_books
+
+from tollhouse.errors import BudgetExceeded
+
+CALLS, CEILING, FITTING = 2000, 100, 137
+CAP = CEILING * FITTING + CEILING - 1
+
+
+class NaiveBudget:
+    """Checks and then debits, each on a connection of its own, as gateways do that keep their budget in a cache."""
+
+    def __init__(self, path):
+        self._path = path
+
+    async def reserve(self, ceiling):
+        if self._left() < ceiling:
+            raise BudgetExceeded("the naive budget is spent")
+        # What every gateway does here: ask a cache, write a log, look up a route.
+        await asyncio.sleep(0)
+        self._debit(ceiling)
+
+    def _left(self):
+        return self._run("SELECT cap_nano_usd - reserved_nano_usd FROM ai_budgets")
+
+    def _debit(self, ceiling):
+        self._run("UPDATE ai_budgets SET reserved_nano_usd = reserved_nano_usd + ? RETURNING 1", ceiling)
+
+    def _run(self, statement, *values):
+        connection = sqlite3.connect(self._path, isolation_level=None)
+        try:
+            ((value,),) = connection.execute(statement, values).fetchall()
+            return value
+        finally:
+            connection.close()
+
+
+async def check_that_the_cap_holds(books, reserve):
+    """Make many calls at once, of which only some fit the cap; exactly those have to be admitted."""
+    outcomes = await asyncio.gather(*(reserve(CEILING) for _ in range(CALLS)), return_exceptions=True)
+    refused = [outcome for outcome in outcomes if isinstance(outcome, BudgetExceeded)]
+    admitted = [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+    _, posted, reserved = await books.budget()
+    assert len(admitted) + len(refused) == CALLS, "every call is either admitted or refused by its budget"
+    assert (len(admitted), posted, reserved) == (FITTING, 0, CEILING * FITTING)
+
+
+def test_of_2000_calls_at_once_exactly_those_are_admitted_that_fit_the_cap(tmp_path):
+    async def scenario(books: Books):
+        await books.set_tenant(cap=CAP)
+        await check_that_the_cap_holds(books, books.reserve)
+        assert len(await books.reservations()) == FITTING
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_so_they_are_when_they_come_in_many_batches(tmp_path):
+    async def scenario(books: Books):
+        await books.set_tenant(cap=CAP)
+
+        async def reserve_later(ceiling, turns=iter(range(CALLS))):
+            for _ in range(next(turns) % 97):
+                await asyncio.sleep(0)
+            return await books.reserve(ceiling)
+
+        await check_that_the_cap_holds(books, reserve_later)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_so_they_are_by_every_cap_that_a_call_counts_against(tmp_path):
+    async def scenario(books: Books):
+        await books.set_tenant(cap=CAP)
+        await books.set_cap("user", "u", CEILING * 50)
+        await books.set_cap("key", "k", CEILING * 80)
+        callers = [{"user_id": user, "key_id": key} for user in ("u", "v") for key in ("k", "l")] * 300
+        calls = (books.reserve(CEILING, **caller) for caller in callers)
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == FITTING
+        for place in ((), ("user", "u"), ("key", "k")):
+            cap, posted, reserved = await books.budget(*place)
+            assert posted + reserved <= cap
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_naive_budget_does_not_pass(tmp_path):
+    async def scenario(books: Books):
+        await books.set_tenant(cap=CAP)
+        naive = NaiveBudget(tmp_path / "books.db")
+        with pytest.raises(AssertionError):
+            await check_that_the_cap_holds(books, naive.reserve)
+        _, _, reserved = await books.budget()
+        assert reserved > CAP, "the naive budget was to be overspent by calls at once"
+
+    run_on_books(tmp_path, scenario, is_consistent=False)
