@@ -199,7 +199,12 @@ def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upst
     upstreams = {}
     for name, settings in config.providers.items():
         address = base_url(config, name)
-        limits = TransportLimits(connect_timeout_s=settings.connect_timeout_s, max_connections=settings.max_connections)
+        limits = TransportLimits(
+            connect_timeout_s=settings.connect_timeout_s,
+            max_connections=settings.max_connections,
+            # Whoever got a connection to this service may wait for one to the provider, within its deadline.
+            max_waiting=config.server.max_connections,
+        )
         proxy_url = proxy_from_environment(address, environ)
         upstreams[name] = Upstream(address, limits=limits, tls=tls, proxy_url=proxy_url)
     return upstreams
@@ -223,6 +228,7 @@ def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream],
             transport=upstreams[settings.provider],
             timeout_s=config.providers[settings.provider].timeout_s,
             max_output_tokens=settings.max_output_tokens,
+            input_overhead_tokens=settings.input_overhead_tokens,
         )
         for name, settings in config.models.items()
     }

@@ -129,9 +129,6 @@ def test_a_full_disk_refuses_calls_loses_none_and_is_forgotten_once_there_is_roo
     found = reckon(service, fake, caller.tenant, caller.outcomes + again)
     found.check()
     assert found.settled == found.receipts == found.answered
-    service.kill()
-    service.start()
-    reckon(service, fake, caller.tenant, caller.outcomes + again).check()
 
 
 def test_a_crash_on_a_full_disk_loses_nothing_either(service, fake, disk):

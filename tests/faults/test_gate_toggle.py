@@ -16,15 +16,22 @@ from tollhouse.testing import Behaviour, FakeProvider
 CALLERS = 30
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeProvider]:
+@pytest.fixture(scope="module")
+def _fake() -> Iterator[FakeProvider]:
     with FakeProvider() as fake:
         yield fake
 
 
 @pytest.fixture
-def service(fake, tmp_path) -> Iterator[Service]:
-    with serving(tmp_path, providers(fake) + model("m", "anthropic") + limits()) as service:
+def fake(_fake: FakeProvider) -> FakeProvider:
+    _fake.reset()
+    return _fake
+
+
+@pytest.fixture(scope="module")
+def service(_fake, tmp_path_factory) -> Iterator[Service]:
+    config = providers(_fake) + model("m", "anthropic") + limits()
+    with serving(tmp_path_factory.mktemp("service"), config) as service:
         yield service
 
 

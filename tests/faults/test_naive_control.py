@@ -1,11 +1,12 @@
 """The cap under thousands of calls at once, and a naive budget that shows that this test can fail."""
 
 import asyncio
+import contextlib
 import sqlite3
 
 import pytest
-from harness.books import Books, run_on_books
 
+from harness.books import Books, run_on_books
 from tollhouse.errors import BudgetExceeded
 
 CALLS, CEILING, FITTING = 2000, 100, 137
@@ -13,31 +14,22 @@ CAP = CEILING * FITTING + CEILING - 1
 
 
 class NaiveBudget:
-    """Checks and then debits, each on a connection of its own, as gateways do that keep their budget in a cache."""
+    """Checks on one connection and then debits on another, as gateways do that keep their budget in a cache."""
 
-    def __init__(self, path):
-        self._path = path
+    def __init__(self, checking, debiting):
+        self._checking, self._debiting = checking, debiting
 
     async def reserve(self, ceiling):
-        if self._left() < ceiling:
+        ((left,),) = self._checking.execute("SELECT cap_nano_usd - reserved_nano_usd FROM ai_budgets")
+        if left < ceiling:
             raise BudgetExceeded("the naive budget is spent")
         # What every gateway does here: ask a cache, write a log, look up a route.
         await asyncio.sleep(0)
-        self._debit(ceiling)
+        self._debiting.execute("UPDATE ai_budgets SET reserved_nano_usd = reserved_nano_usd + ?", (ceiling,))
 
-    def _left(self):
-        return self._run("SELECT cap_nano_usd - reserved_nano_usd FROM ai_budgets")
 
-    def _debit(self, ceiling):
-        self._run("UPDATE ai_budgets SET reserved_nano_usd = reserved_nano_usd + ? RETURNING 1", ceiling)
-
-    def _run(self, statement, *values):
-        connection = sqlite3.connect(self._path, isolation_level=None)
-        try:
-            ((value,),) = connection.execute(statement, values).fetchall()
-            return value
-        finally:
-            connection.close()
+def connected(folder):
+    return contextlib.closing(sqlite3.connect(folder / "books.db", isolation_level=None))
 
 
 async def check_that_the_cap_holds(books, reserve):
@@ -63,7 +55,9 @@ def test_so_they_are_when_they_come_in_many_batches(tmp_path):
     async def scenario(books: Books):
         await books.set_tenant(cap=CAP)
 
-        async def reserve_later(ceiling, turns=iter(range(CALLS))):
+        turns = iter(range(CALLS))
+
+        async def reserve_later(ceiling):
             for _ in range(next(turns) % 97):
                 await asyncio.sleep(0)
             return await books.reserve(ceiling)
@@ -92,9 +86,10 @@ def test_so_they_are_by_every_cap_that_a_call_counts_against(tmp_path):
 def test_a_naive_budget_does_not_pass(tmp_path):
     async def scenario(books: Books):
         await books.set_tenant(cap=CAP)
-        naive = NaiveBudget(tmp_path / "books.db")
-        with pytest.raises(AssertionError):
-            await check_that_the_cap_holds(books, naive.reserve)
+        with connected(tmp_path) as checking, connected(tmp_path) as debiting:
+            naive = NaiveBudget(checking, debiting)
+            with pytest.raises(AssertionError):
+                await check_that_the_cap_holds(books, naive.reserve)
         _, _, reserved = await books.budget()
         assert reserved > CAP, "the naive budget was to be overspent by calls at once"
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 import sqlalchemy as sa
-from harness.clock import FakeClock
 
+from harness.clock import FakeClock
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation, Scope
 from tollhouse.gate.admission import Admission, Admitted, Replay
@@ -115,9 +115,7 @@ class Books:
         key = self.key(scope, scope_id, tenant_id)
         return await self.database.write(lambda connection: budgets.remove_standing_cap(connection, key))
 
-    async def admit(
-        self, of: Reservation, claim: Claim | None = None, *, is_first: bool = True
-    ) -> Admitted | Replay:
+    async def admit(self, of: Reservation, claim: Claim | None = None, *, is_first: bool = True) -> Admitted | Replay:
         return await self.gate.admit(Admission(of, claim, is_first=is_first))
 
     async def reserve(self, ceiling: int = 100, **changes: Any) -> Reservation:

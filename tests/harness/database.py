@@ -59,4 +59,4 @@ async def open_database(
 
 def settings(connection: Any) -> dict[str, str]:
     """Return the rows of ``ai_settings``."""
-    return {name: value for name, value in connection.exec_driver_sql("SELECT name, value FROM ai_settings")}
+    return dict(connection.exec_driver_sql("SELECT name, value FROM ai_settings").all())

@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from harness.books import Books
 
+from harness.books import Books
 from tollhouse.audit.service import AuditLog
 from tollhouse.completions.call import Answer, Call, Planner
 from tollhouse.completions.decoding import decode_body
@@ -41,9 +41,10 @@ class PlainAdapter:
         return msgspec.json.decode(response.body, type=ProviderAnswer)
 
 
-def answer(
-    content: str = "four", usage: Usage | None = Usage(input_tokens=10, output_tokens=5), finish: FinishReason = "stop"
-) -> WireResponse:
+FIFTEEN_TOKENS = Usage(input_tokens=10, output_tokens=5)
+
+
+def answer(content: str = "four", usage: Usage | None = FIFTEEN_TOKENS, finish: FinishReason = "stop") -> WireResponse:
     """Return an answer as it comes over the wire."""
     return WireResponse(200, {}, msgspec.json.encode(ProviderAnswer(content, finish, usage)))
 
@@ -132,7 +133,7 @@ class Desk:
         for name, provider in providers.items():
             provider.name, provider.log = name, self.called
         candidates = {name: candidate(name, each, **(changes or {}).get(name, {})) for name, each in providers.items()}
-        configured = {name: ONE_DOLLAR for name in providers} | dict(prices or {})
+        configured = dict.fromkeys(providers, ONE_DOLLAR) | dict(prices or {})
         book = PriceBook({name: price for name, price in configured.items() if price}, {}, books.clock)
         primary, *fallbacks = providers
         self.planner = Planner(
@@ -161,9 +162,7 @@ class Desk:
     ) -> Call:
         """Plan a call of model ``small`` by tenant 42, with some fields of its body changed."""
         body = body_of(**fields or {})
-        return self.planner.plan(
-            decode_body(body), principal, api_key, key, new_id("req", self.books.clock.now_ms())
-        )
+        return self.planner.plan(decode_body(body), principal, api_key, key, new_id("req", self.books.clock.now_ms()))
 
     async def complete(self, fields: Mapping[str, Any] | None = None, **how: Any) -> Answer:
         return await self.pipeline.complete(self.plan(fields, **how))

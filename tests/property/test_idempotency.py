@@ -8,11 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 from cryptography.exceptions import InvalidTag
-from harness.books import open_books
-from harness.providers import Desk, Provider, answer, body_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness.books import open_books
+from harness.providers import Desk, Provider, answer, body_of
 from tollhouse.completions.call import Answer
 from tollhouse.completions.decoding import decode_body
 from tollhouse.idempotency.model import claim
@@ -25,9 +25,14 @@ SECRET = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_ äß漢", min_size=8, m
 CAP = 10**9
 
 
+def claimed(call):
+    api_key, key, body = call
+    return claim(api_key, key, body, "2026-04-11T12:00:00.000Z")
+
+
 @given(CALLS, CALLS)
 def test_claims_of_different_callers_or_keys_or_bodies_never_collide(one, other):
-    first, second = (claim(*call, "2026-04-11T12:00:00.000Z") for call in (one, other))
+    first, second = claimed(one), claimed(other)
     assert (first.claim_id == second.claim_id) == (one[:2] == other[:2])
     assert (first.answer_key == second.answer_key) == (one[:2] == other[:2])
     assert (first.body_digest == second.body_digest) == (one == other)
@@ -43,7 +48,7 @@ def test_where_one_text_ends_and_the_next_begins_makes_a_difference(api_key, key
 
 @given(CALLS, CALLS, st.binary())
 def test_an_answer_is_opened_by_the_caller_with_both_keys_and_by_nobody_else(one, other, text):
-    mine, theirs = (claim(*call, "") for call in (one, other))
+    mine, theirs = claimed(one), claimed(other)
     sealed = mine.seal(text)
     assert mine.open(sealed) == text
     if one[:2] == other[:2]:
@@ -65,7 +70,7 @@ def content_of(folder):
 
 
 async def served(folder, secrets):
-    """Make calls with the secrets: answered, repeated, mismatched and in flight; return the files' bytes at each step."""
+    """Make calls with the secrets: answered, repeated, mismatched, in flight; return the files at each step."""
     api_key, key, prompt, system_prompt, content = secrets
     images = []
     async with open_books(folder / "books.db") as books:
@@ -93,7 +98,7 @@ def bodies(secrets):
 
 
 @given(st.tuples(SECRET, SECRET, SECRET, SECRET, SECRET))
-@settings(max_examples=settings.default.max_examples // 5, deadline=None)
+@settings(max_examples=settings().max_examples // 5, deadline=None)
 def test_the_files_hold_neither_keys_nor_prompts_nor_answers_nor_their_plain_digests(secrets):
     with tempfile.TemporaryDirectory() as folder:
         images = asyncio.run(served(Path(folder), secrets))

@@ -1,7 +1,7 @@
 """What the API process does beside its calls: writing what could not be written, and forgetting what has expired."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 import structlog
 
@@ -20,16 +20,20 @@ _LOG = structlog.get_logger("tollhouse.housekeeping")
 
 
 async def keep_house(ledger: Ledger, database: Database, clock: Clock, probes: Mapping[str, Probe]) -> None:
-    """Run until cancelled; a defect that ends it is logged."""
+    """Run until cancelled. A defect in one duty is logged, and ends none of the others."""
+    duties = [
+        ledger.keep_writing(),
+        _forget_expired_answers(database, clock),
+        *(_tell_if_unreachable(name, probe) for name, probe in probes.items()),
+    ]
+    await asyncio.gather(*(_logged(duty) for duty in duties))
+
+
+async def _logged(duty: Awaitable[None]) -> None:
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(ledger.keep_writing())
-            tasks.create_task(_forget_expired_answers(database, clock))
-            for name, probe in probes.items():
-                tasks.create_task(_tell_if_unreachable(name, probe))
+        await duty
     except Exception:
-        _LOG.exception("housekeeping ended; restart the service")
-        raise
+        _LOG.exception("a duty of housekeeping ended on a defect; restart the service")
 
 
 async def _tell_if_unreachable(name: str, probe: Probe) -> None:

@@ -12,7 +12,7 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tollhouse.apps.answers import error_answer
-from tollhouse.apps.api import CompletionEndpoint, HttpAnswer
+from tollhouse.apps.api import CompletionEndpoint, HttpAnswer, RawHeaders
 from tollhouse.completions.routes import COMPLETE_PATH, Caller
 from tollhouse.errors import (
     HeadersTooLarge,
@@ -54,13 +54,24 @@ class _Request:
         caller: who calls, or the error that turns them away once their body is through.
     """
 
-    __slots__ = ("caller", "keeps_alive", "parts", "size")
+    __slots__ = ("caller", "headers", "keeps_alive", "parts", "size")
 
-    def __init__(self, caller: Caller | TollhouseError, *, keeps_alive: bool) -> None:
+    def __init__(self, caller: Caller | TollhouseError, headers: RawHeaders, *, keeps_alive: bool) -> None:
         self.caller = caller
+        self.headers = headers
         self.keeps_alive = keeps_alive
         self.parts: list[bytes] = []
         self.size = 0
+
+
+class _Dropped(list[tuple[bytes, bytes]]):
+    """Where the fields of a chunked body's trailer go: they must not pass for headers, nor fill the memory."""
+
+    def append(self, field: tuple[bytes, bytes]) -> None:
+        pass
+
+
+_DROPPED = _Dropped()
 
 
 def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clock) -> type[asyncio.Protocol]:
@@ -106,7 +117,16 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 self._head_bytes += len(data)
             self._unset_keepalive_if_required()
             self._feed(data)
-            if self._is_whole or self._is_ignoring:
+            self._wait_for_more()
+
+        def _wait_for_more(self) -> None:
+            """Bound the wait for the rest of a request, or for the next one."""
+            if self._is_ignoring:
+                return
+            if self._is_whole:
+                if not self._is_busy():
+                    # Blank lines between requests began none, but ended the wait for one.
+                    self._await_rest()
                 return
             if self._timer is None:
                 self._await_rest()
@@ -122,7 +142,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 if not self._is_ignoring:
                     self._decline_upgrade(data[offer.args[0] :])
             except httptools.HttpParserError:
-                if self._is_busy():
+                if self._is_busy() and not self._awaits_body():
                     self._ignore_what_follows()
                 elif not self._is_ignoring:
                     self._hang_up(_Malformed("what was sent is not valid HTTP/1.1"), is_sending=True)
@@ -162,6 +182,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             else:
                 super().on_headers_complete()
             self._head_bytes = 0
+            self.headers = _DROPPED
 
         def on_body(self, body: bytes) -> None:
             request = self._request
@@ -198,11 +219,11 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 caller = endpoint.identify(self.headers)
             except TollhouseError as error:
                 caller = error
-            self._request = _Request(caller, keeps_alive=self.parser.should_keep_alive())
+            self._request = _Request(caller, self.headers, keeps_alive=self.parser.should_keep_alive())
 
         def _expect_body(self, request: _Request) -> None:
             """Decide whether to wait for a body that did not come along with its head."""
-            length = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
+            length = next((int(value) for name, value in request.headers if name == b"content-length"), 0)
             if length > bounds.max_body_bytes:
                 self._refuse_body()
             elif self.expect_100_continue and not request.size:
@@ -216,6 +237,10 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             cycle: RequestResponseCycle | None = self.cycle
             return self._is_answering or (cycle is not None and not cycle.response_complete)
 
+        def _awaits_body(self) -> bool:
+            """Whether the ASGI application has a request whose body is not whole."""
+            return not self._is_whole and not self._is_in_head and self._request is None
+
         def _ignore_what_follows(self) -> None:
             """Answer the request at hand and close: nothing that follows is read, and HTTP lets it be sent again."""
             self._is_ignoring = True
@@ -224,6 +249,15 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 self._request.keeps_alive = False
             else:
                 self.cycle.keep_alive = False
+
+        def _is_answered(self) -> bool:
+            """Whether the application has begun to answer; if it has not, it no longer may."""
+            cycle: RequestResponseCycle | None = self.cycle
+            if cycle is None or cycle.response_started:
+                return cycle is not None
+            cycle.disconnected = True
+            cycle.message_event.set()
+            return False
 
         async def _answer(self, request: _Request) -> None:
             if isinstance(request.caller, TollhouseError):
@@ -285,10 +319,15 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
 
             To close at once would reset its connection, and it might never see the answer (RFC 9112 §9.6).
             """
+            is_answered = self._awaits_body() and self._is_answered()
             self._stop_timer()
             self._is_ignoring = True
             self._request = None
             if self.transport.is_closing():
+                return
+            if is_answered:
+                # The application answered before the body was whole; a second answer would pass for another's.
+                self.transport.close()
                 return
             self._write(error_answer(error, new_id("req", clock.now_ms())), keeps_alive=False)
             if is_sending:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import math
 import resource
 import signal
 import socket
@@ -57,7 +58,7 @@ async def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(server.stop_timeout_s),
+        timeout_graceful_shutdown=math.ceil(server.stop_timeout_s),
     )
     running = _Server(config, when_ready)
     loop = asyncio.get_running_loop()

@@ -9,7 +9,9 @@ from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_reservations
 
 
 def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: str, cap_nano_usd: int) -> None:
-    """Make a tenant's cap hold in the running month; the months after take it from the tenant."""
+    """Make a tenant's cap hold from the running month on; a month that begins later takes it from the tenant."""
+    for month in _later_months(connection, tenant_id, billing_period):
+        _set_month(connection, BudgetKey(tenant_id, month, "tenant", ""), cap_nano_usd)
     if _set_month(connection, BudgetKey(tenant_id, billing_period, "tenant", ""), cap_nano_usd):
         # Admission takes a tenant's row as a sign that its month has begun, with all the caps below it.
         for key, standing_cap_nano_usd in standing_caps(connection, tenant_id, billing_period).items():
@@ -19,12 +21,12 @@ def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: st
 def set_tenant_caps(
     connection: sa.Connection, tenant_ids: Iterable[str], billing_period: str, cap_nano_usd: int
 ) -> None:
-    """Make a cap hold in the running month of many tenants, where their month has begun."""
+    """Make a cap hold from the running month of many tenants on, where their months have begun."""
     rows = [{"id": tenant_id, "cap": cap_nano_usd} for tenant_id in tenant_ids]
     table = ai_budgets.c
     statement = sa.update(ai_budgets).where(
         table.tenant_id == sa.bindparam("id"),
-        table.billing_period == billing_period,
+        table.billing_period >= billing_period,
         table.scope == "tenant",
         table.scope_id == "",
     )
@@ -43,12 +45,31 @@ def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: in
             tenant_id=key.tenant_id, scope=key.scope, scope_id=key.scope_id, cap_nano_usd=cap_nano_usd, updated_at=now
         )
     )
-    _set_month(connection, key, cap_nano_usd)
+    for month in (key.billing_period, *_later_months(connection, key.tenant_id, key.billing_period)):
+        _set_month(connection, key._replace(billing_period=month), cap_nano_usd)
+
+
+def _later_months(connection: sa.Connection, tenant_id: str, billing_period: str) -> Sequence[str]:
+    """Return the months after a given one that a tenant's calls have opened: there are some after a clock ran ahead."""
+    table = ai_budgets.c
+    return connection.scalars(
+        sa.select(table.billing_period).where(
+            table.tenant_id == tenant_id, table.scope == "tenant", table.billing_period > billing_period
+        )
+    ).all()
 
 
 def remove_standing_cap(connection: sa.Connection, key: BudgetKey) -> bool:
     """Lift the cap of a user, a feature or a service key; return whether there was one."""
-    connection.execute(sa.delete(ai_budgets).where(_is(ai_budgets, key)))
+    table = ai_budgets.c
+    connection.execute(
+        sa.delete(ai_budgets).where(
+            table.tenant_id == key.tenant_id,
+            table.billing_period >= key.billing_period,
+            table.scope == key.scope,
+            table.scope_id == key.scope_id,
+        )
+    )
     return _forget(connection, key)
 
 

@@ -147,7 +147,11 @@ class Planner:
             response_schema=body.response_schema,
             candidates=candidates,
             ceiling_nano_usd=max(
-                ceiling_nano_usd(each.price, max_input_tokens=input_tokens, max_output_tokens=body.max_tokens)
+                ceiling_nano_usd(
+                    each.price,
+                    max_input_tokens=input_tokens + each.candidate.input_overhead_tokens,
+                    max_output_tokens=body.max_tokens,
+                )
                 for each in candidates
             ),
             deadline_s=asyncio.get_running_loop().time() + timeout_s,

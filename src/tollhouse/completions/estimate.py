@@ -7,11 +7,12 @@ import msgspec
 
 from tollhouse.providers.base import Message, Usage
 
-# What vendors wrap around a conversation: role markers for each turn, and a template's own preamble. Measured
-# overheads are below 10 and 40 tokens; a schema makes some vendors add an instruction of a few hundred.
+# What vendors wrap around a turn; measured overheads are below 10 tokens. What they put around the whole call is
+# configured (input_overhead_tokens), since some servers' templates bring a system prompt of their own.
 _PER_MESSAGE_TOKENS = 16
-_PER_CALL_TOKENS = 64
+# A schema makes some vendors add an instruction of a few hundred tokens, and some write it out with indentation.
 _PER_SCHEMA_TOKENS = 1024
+_SCHEMA_EXPANSION = 2
 # English has about four bytes a token, other languages fewer; three errs on the side of the bill.
 _BYTES_PER_TOKEN = 3
 
@@ -22,14 +23,14 @@ def utf8_bytes(text: str) -> int:
 
 
 def max_input_tokens(messages: Sequence[Message], response_schema: dict[str, Any] | None) -> int:
-    """Return an upper bound of the input tokens of a call.
+    """Return an upper bound of the input tokens of a call, but for its model's ``input_overhead_tokens``.
 
     A token of a byte-level tokenizer stands for at least one byte, so there are at most as many as bytes, plus what
     the vendor wraps around.
     """
-    tokens = _PER_CALL_TOKENS + sum(utf8_bytes(message.content) + _PER_MESSAGE_TOKENS for message in messages)
+    tokens = sum(utf8_bytes(message.content) + _PER_MESSAGE_TOKENS for message in messages)
     if response_schema is not None:
-        tokens += len(msgspec.json.encode(response_schema)) + _PER_SCHEMA_TOKENS
+        tokens += _SCHEMA_EXPANSION * len(msgspec.json.encode(response_schema)) + _PER_SCHEMA_TOKENS
     return tokens
 
 

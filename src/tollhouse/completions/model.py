@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-OutsideId = Annotated[int, Meta(ge=0, lt=10**15)] | Annotated[str, Meta(min_length=1, max_length=64)]
-"""A tenant's or user's id: a JSON integer, or a string of up to 64 characters."""
+from tollhouse.kit.validation import OutsideId
 
 MAX_STOP_SEQUENCES = 16
 

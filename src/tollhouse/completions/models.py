@@ -31,6 +31,8 @@ class Candidate(msgspec.Struct, frozen=True):
     timeout_s: float
     """The longest that one attempt may take."""
     max_output_tokens: int | None
+    input_overhead_tokens: int = 64
+    """The most input tokens that the provider adds to a call by itself."""
 
 
 class PricedCandidate(msgspec.Struct, frozen=True):

@@ -105,7 +105,7 @@ class Pipeline:
         try:
             if isinstance(outcome, Failed):
                 if outcome.outcome == "unknown":
-                    await self._ledger.hold(reservation, latency_ms)
+                    await self._ledger.hold(reservation, latency_ms, call.claim)
                 else:
                     await self._ledger.release(reservation)
                 return outcome

@@ -145,7 +145,7 @@ class Provider(Section, frozen=True):
     api_key: Secret | None = None
     timeout_s: Annotated[float, _seconds(3600)] = 60
     connect_timeout_s: Annotated[float, _seconds(3600)] = 5
-    max_connections: Annotated[int, _whole(1, 100_000)] = 100
+    max_connections: Annotated[int, _whole(1, 100_000)] = 1000
 
 
 class Price(Section, frozen=True):
@@ -171,6 +171,8 @@ class Model(Section, frozen=True):
     price: Price | None = None
     """None takes the price from the price catalogue."""
     max_output_tokens: Annotated[int, _whole(1, 10_000_000)] | None = None
+    input_overhead_tokens: Annotated[int, _whole(0, 1_000_000)] = 64
+    """The most input tokens that the provider adds to a call, such as its template's own system prompt."""
 
 
 class Limits(Section, frozen=True):

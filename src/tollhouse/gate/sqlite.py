@@ -12,6 +12,7 @@ from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation
 from tollhouse.errors import (
     BudgetExceeded,
+    CallTimeout,
     FeatureDisabled,
     IdempotencyInFlight,
     IdempotencyMismatch,
@@ -125,7 +126,8 @@ class _Batch:
         if taken is not None:
             return _repeated(claim, Kept(taken[0].body_digest, taken[1], None, claim.expires_at))
         kept = idempotency.find(self._connection, claim.claim_id)
-        if kept is None or (kept.sealed_answer is not None and kept.expires_at <= self._now):
+        is_in_flight = kept is not None and kept.sealed_answer is None and not kept.is_lost
+        if kept is None or (kept.expires_at <= self._now and not is_in_flight):
             return None
         return _repeated(claim, kept)
 
@@ -150,6 +152,11 @@ def _repeated(claim: Claim, kept: Kept) -> Outcome:
     if kept.body_digest != claim.body_digest:
         return IdempotencyMismatch(
             "this Idempotency-Key was used with another body; send the same body, or a new key for a new call"
+        )
+    if kept.is_lost:
+        return CallTimeout(
+            "an earlier call with this Idempotency-Key may have been billed, and its answer was lost; to have another "
+            "call made, send a new key"
         )
     if kept.sealed_answer is None:
         return IdempotencyInFlight(

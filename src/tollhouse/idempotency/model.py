@@ -58,12 +58,16 @@ def _derive(key: bytes, message: bytes) -> bytes:
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """What is on record for a claim: an answer, or None while the first call is still being answered."""
+    """What is on record for a claim: an answer, or None while the first call is still being answered.
+
+    ``is_lost``: it was not answered and never will be, but it may have been billed.
+    """
 
     body_digest: str
     request_id: str
     sealed_answer: bytes | None
     expires_at: str
+    is_lost: bool = False
 
 
 class FreeClaim(msgspec.Struct, frozen=True):

@@ -1,5 +1,7 @@
 """Housekeeping of kept answers. It runs on every engine."""
 
+from collections.abc import Collection
+
 import sqlalchemy as sa
 
 from tollhouse.storage.schema import ai_idempotency
@@ -16,6 +18,17 @@ def forget_expired(connection: sa.Connection, now: str, limit: int) -> int:
     return connection.execute(sa.delete(ai_idempotency).where(table.claim_id.in_(expired))).rowcount
 
 
-def forget_unanswered(connection: sa.Connection) -> int:
-    """Free the claims whose process died before it answered; return how many. For the start of an only instance."""
-    return connection.execute(sa.delete(ai_idempotency).where(ai_idempotency.c.sealed_answer.is_(None))).rowcount
+def end_unanswered(connection: sa.Connection, lost_requests: Collection[str]) -> None:
+    """End the claims whose process died before it answered. For the start of an only instance.
+
+    Args:
+        lost_requests: the requests that may have been billed; their claims are marked as lost, the others freed.
+    """
+    table = ai_idempotency.c
+    unanswered = sa.and_(table.sealed_answer.is_(None), sa.not_(table.is_lost))
+    for claim_id, request_id in connection.execute(sa.select(table.claim_id, table.request_id).where(unanswered)).all():
+        row = table.claim_id == claim_id
+        if request_id in lost_requests:
+            connection.execute(sa.update(ai_idempotency).where(row).values(is_lost=True))
+        else:
+            connection.execute(sa.delete(ai_idempotency).where(row))

@@ -3,9 +3,8 @@
 from random import Random
 from secrets import randbits
 
-# The largest run of digits every JSON reader keeps exact: below 2**53.
-_EXACT_INTEGER_DIGITS = 15
-
+MAX_INTEGER_ID = 2**63 - 1
+"""The largest id that is an integer; longer runs of digits are text."""
 
 # Ids name things and guard nothing, so a generator seeded once from the system does, at a tenth of the cost.
 _random = Random(randbits(256))  # noqa: S311
@@ -29,12 +28,12 @@ def id_text(value: int | str) -> str:
 def id_value(text: str) -> int | str:
     """Return a stored id as callers see it: ids made of digits come back as integers.
 
-    Ids with a leading zero, or with more digits than a JSON number carries exactly, stay text:
-    as a number they would name another id.
+    Ids with a leading zero stay text, as a number they would name another id; so do those over 64 bits.
 
     >>> id_value("42"), id_value("042"), id_value("acme")
     (42, '042', 'acme')
     """
-    if text.isascii() and text.isdigit() and len(text) <= _EXACT_INTEGER_DIGITS and (text[0] != "0" or text == "0"):
-        return int(text)
+    if text.isascii() and text.isdigit() and (text[0] != "0" or text == "0"):
+        number = int(text)
+        return number if number <= MAX_INTEGER_ID else text
     return text

@@ -10,10 +10,12 @@ from typing import Annotated, NoReturn, TypeVar
 import msgspec
 from msgspec import Meta, inspect
 
+from tollhouse.kit.ids import MAX_INTEGER_ID
+
 T = TypeVar("T")
 N = TypeVar("N", bound=inspect.Type)
 
-OutsideId = Annotated[int, Meta(ge=0, lt=10**15)] | Annotated[str, Meta(min_length=1, max_length=64)]
+OutsideId = Annotated[int, Meta(ge=0, le=MAX_INTEGER_ID)] | Annotated[str, Meta(min_length=1, max_length=64)]
 """A tenant's or user's id: a JSON integer, or a string of up to 64 characters."""
 
 MAX_ID = 64

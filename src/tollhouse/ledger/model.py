@@ -58,8 +58,8 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
         cost_nano_usd: what is posted; for an unknown outcome the ceiling, which stays reserved instead.
         latency_ms: from admission to the provider's whole answer.
         created_at: ISO 8601 in UTC.
-        claim: the idempotency key's claim, when there is one and an answer to keep for it.
-        sealed_answer: that answer.
+        claim: the idempotency key's claim, if the call has one.
+        sealed_answer: the answer to keep for it; None for an unknown outcome, whose claim is marked as lost.
     """
 
     reservation: Reservation

@@ -47,15 +47,15 @@ class Ledger:
         """Give back the reservation of an attempt that cannot be billed; raises as ``settle``."""
         await self._end(Release(reservation))
 
-    async def hold(self, reservation: Reservation, latency_ms: int) -> None:
+    async def hold(self, reservation: Reservation, latency_ms: int, claim: Claim | None = None) -> None:
         """Enter an attempt whose outcome is unknown: its ceiling stays counted; raises as ``settle``."""
-        await self._end(self._unknown(reservation, latency_ms))
+        await self._end(self._unknown(reservation, latency_ms, claim))
 
     async def free(self, claim: Claim, request_id: str) -> None:
-        """Free the idempotency key of a request that brought no answer; raises as ``settle``."""
+        """Free the idempotency key of a request that cost nothing; raises as ``settle``."""
         await self._end(FreeClaim(claim, request_id))
 
-    def _unknown(self, reservation: Reservation, latency_ms: int) -> Settlement:
+    def _unknown(self, reservation: Reservation, latency_ms: int, claim: Claim | None = None) -> Settlement:
         return Settlement(
             reservation=reservation,
             status="unknown",
@@ -65,6 +65,7 @@ class Ledger:
             finish_reason="",
             latency_ms=latency_ms,
             created_at=utc_text(self._clock.now_ms()),
+            claim=claim,
         )
 
     async def _end(self, ending: Ending) -> None:
@@ -84,7 +85,8 @@ class Ledger:
         for start in range(0, len(abandoned), _RECOVERED_AT_ONCE):
             batch = abandoned[start : start + _RECOVERED_AT_ONCE]
             await asyncio.gather(*(self._database.submit(self._unknown(reservation, 0)) for reservation in batch))
-        await self._database.write(idempotency.forget_unanswered)
+        lost = {reservation.request_id for reservation in abandoned}
+        await self._database.write(lambda connection: idempotency.end_unanswered(connection, lost))
         if abandoned:
             _LOG.warning("calls in flight at the last stop are held as unknown", calls=len(abandoned))
         return len(abandoned)

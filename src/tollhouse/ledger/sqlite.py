@@ -60,6 +60,10 @@ def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list
             if settlement.claim is not None and settlement.sealed_answer is not None
         ],
     )
+    idempotency.lose(
+        connection,
+        [(each.claim, each.reservation.request_id) for each in settlements if each.claim and each.status == "unknown"],
+    )
     return [None] * len(settlements)
 
 

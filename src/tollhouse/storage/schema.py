@@ -199,6 +199,8 @@ ai_idempotency = sa.Table(
     _text("body_digest"),
     _text("request_id"),
     sa.Column("sealed_answer", sa.LargeBinary, nullable=True),
+    # The call may have been billed, and its answer was lost: it is not made again under the same key.
+    sa.Column("is_lost", sa.Boolean, nullable=False, server_default=sa.false()),
     _text("expires_at"),
     sa.Index("ai_idempotency_expiry", "expires_at"),
     sqlite_with_rowid=False,

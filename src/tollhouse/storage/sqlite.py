@@ -31,6 +31,9 @@ _MAX_WAITING = 50_000
 _READERS = 2
 _LOG = structlog.get_logger("tollhouse.storage")
 
+# What one operation did wrong; any other error of the database concerns all of them.
+_BROKEN_RULES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
+
 # FULL: a commit returns after its write-ahead log was fsync'd. The cache is bounded, in KiB (negative by SQLite's
 # convention), since a ledger of millions of rows is written at its end and read by key.
 _PRAGMAS = (
@@ -76,10 +79,11 @@ class _Batch:
         operations = [operation for operation, _ in self.jobs]
         try:
             self.outcomes = self._run(operations)
-        except sqlite3.OperationalError as error:
-            self._fail(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, every caller has to be told
-            self._fail_or_isolate(operations, error)
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _BROKEN_RULES):
+                self._fail(error)
+            else:
+                self._fail_or_isolate(operations, error)
         self.is_executed = True
         return self.connection.in_transaction
 
@@ -107,8 +111,12 @@ class _Batch:
         return outcomes
 
     def _roll_back(self) -> None:
-        if self.connection.in_transaction:
-            self.connection.execute("ROLLBACK")
+        try:
+            if self.connection.in_transaction:
+                self.connection.execute("ROLLBACK")
+        except sqlite3.Error as error:
+            # SQLite rolls back by itself then, at the latest when the file is opened again.
+            _LOG.error("a transaction could not be rolled back", reason=str(error))
         while self._undo:
             self._undo.pop()()
 
@@ -180,6 +188,8 @@ class SqliteDatabase:
                 self._raw.execute(pragma)
             if not is_current:
                 self._migrate(self._writer)
+            # Another program that holds the file must not hold up the event loop: its calls are refused at once.
+            self._raw.execute("PRAGMA busy_timeout = 0")
         except (sqlite3.Error, sa.exc.DBAPIError) as error:
             reason = getattr(error, "orig", None) or error
             raise StartError(

@@ -202,8 +202,9 @@ def test_a_user_a_feature_and_a_key_have_caps_of_their_own(service, fake, scope)
         "key": f"service key {scope_id}",
     }
     assert named[scope] in refused.message
-    others: dict[str, object] = {"user": {"user_id": 102}, "feature": {"feature_slug": "other"}, "key": {}}[scope]
-    assert service.complete({**dearer, **others}, key=ADMIN_KEY if scope == "key" else key["key"]).status == 200
+    others: dict[str, dict[str, object]] = {"user": {"user_id": 102}, "feature": {"feature_slug": "other"}, "key": {}}
+    other_key = ADMIN_KEY if scope == "key" else key["key"]
+    assert service.complete({**dearer, **others[scope]}, key=other_key).status == 200
     assert len(fake.receipts()) == 5
 
 

@@ -1,6 +1,6 @@
 import pytest
-from harness.books import run_on_books
 
+from harness.books import run_on_books
 from tollhouse.audit import store
 from tollhouse.audit.model import AuditEntry
 from tollhouse.audit.service import AuditLog

@@ -1,6 +1,6 @@
 import pytest
-from harness.books import reservation
 
+from harness.books import reservation
 from tollhouse.budgets.model import Budget, BudgetKey, budget_keys
 
 

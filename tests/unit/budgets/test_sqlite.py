@@ -5,8 +5,8 @@ import sqlite3
 
 import pytest
 import sqlalchemy as sa
-from harness.books import reservation
 
+from harness.books import reservation
 from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import Budget, BudgetKey, Movement
 from tollhouse.storage.schema import metadata
@@ -62,7 +62,9 @@ def test_a_month_under_way_keeps_its_cap_and_its_counts(connection):
 
 def test_a_batch_reads_a_budget_once_so_that_it_sees_its_own_decisions(connection):
     reader = budgets.BudgetReader(connection)
-    reader.budget(OWN, 100).reserved_nano_usd += 30
+    own = reader.budget(OWN, 100)
+    assert own is not None
+    own.reserved_nano_usd += 30
     assert reader.budget(OWN, 100) == Budget(100, 0, 30)
 
 

@@ -1,9 +1,9 @@
 """Caps as administrators set them, and what then counts against them."""
 
 import pytest
+
 from harness.books import run_on_books, settlement
 from harness.clock import FakeClock
-
 from tollhouse.budgets import store
 from tollhouse.budgets.model import Budget, BudgetKey
 from tollhouse.errors import BudgetExceeded

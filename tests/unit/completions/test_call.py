@@ -4,9 +4,9 @@ from decimal import Decimal
 
 import msgspec
 import pytest
+
 from harness.books import run_on_books
 from harness.providers import ONE_DOLLAR, SHOP, Desk, Provider
-
 from tollhouse.completions.estimate import max_input_tokens
 from tollhouse.errors import (
     Forbidden,

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
-from harness.providers import body_of
 
+from harness.providers import body_of
 from tollhouse.completions.decoding import check_depth, conversation, decode_body, stop_sequences
 from tollhouse.errors import InvalidRequest
 from tollhouse.providers.base import Message
@@ -84,7 +84,10 @@ def test_what_is_left_out_has_the_contracts_defaults():
             {"user_message": None, "messages": [{"role": "user", "content": "x", "contents": 1}]},
             "messages[0].contents: unknown field; did you mean 'content'?",
         ),
-        ({"user_message": None, "messages": [{"role": "user", "content": ["x"]}]}, "messages[0].content: expected `str`"),
+        (
+            {"user_message": None, "messages": [{"role": "user", "content": ["x"]}]},
+            "messages[0].content: expected `str`",
+        ),
     ],
 )
 def test_a_bad_body_is_refused_by_field(changes, field):

@@ -3,8 +3,8 @@
 import asyncio
 
 import pytest
-from harness.providers import Provider, answer, candidate
 
+from harness.providers import Provider, answer, candidate
 from tollhouse.completions.dispatch import Failed, dispatch
 from tollhouse.errors import CallTimeout, InternalError, ProviderRejected, Unavailable
 from tollhouse.providers.base import (

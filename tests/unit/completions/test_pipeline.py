@@ -4,9 +4,9 @@ import asyncio
 import functools
 
 import pytest
+
 from harness.books import run_on_books
 from harness.providers import Desk, Held, PlainAdapter, Provider, answer, lost
-
 from tollhouse.audit import store as audit
 from tollhouse.completions import pipeline
 from tollhouse.errors import (
@@ -319,8 +319,8 @@ def test_a_provider_that_asks_for_a_long_pause_is_not_waited_for(tmp_path):
 
 
 def test_a_short_pause_that_a_provider_asks_for_is_kept(tmp_path, monkeypatch):
-    slept = []
-    monkeypatch.setattr(pipeline.asyncio, "sleep", functools.partial(_note, slept))
+    slept: list[float] = []
+    monkeypatch.setattr(asyncio, "sleep", functools.partial(_note, slept))
 
     async def scenario(desk):
         await desk.complete()

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
+
 from harness.books import run_on_books
 from harness.providers import Desk, Held, Provider, answer, lost
-
 from tollhouse.completions import pipeline
 from tollhouse.completions.call import Answer
 from tollhouse.errors import (

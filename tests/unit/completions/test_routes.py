@@ -1,9 +1,9 @@
 import asyncio
 
 import pytest
+
 from harness.books import run_on_books
 from harness.providers import API_KEY, SHOP, Desk, Provider, body_of
-
 from tollhouse.completions.routes import CompleteRoute
 from tollhouse.errors import InvalidRequest, Unauthorized
 from tollhouse.keys.service import Keyring

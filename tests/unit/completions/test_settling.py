@@ -2,9 +2,9 @@ from decimal import Decimal
 
 import msgspec
 import pytest
+
 from harness.books import run_on_books
 from harness.providers import Desk, Provider
-
 from tollhouse.completions.settling import count, settle
 from tollhouse.pricing.book import ConfiguredPrice
 from tollhouse.providers.base import ProviderAnswer, Usage

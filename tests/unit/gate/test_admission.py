@@ -1,9 +1,9 @@
 import asyncio
 
 import pytest
+
 from harness.books import reservation, run_on_books, settlement
 from harness.clock import FakeClock
-
 from tollhouse.errors import (
     BudgetExceeded,
     FeatureDisabled,
@@ -278,9 +278,7 @@ def test_a_new_month_begins_with_nothing_spent_and_last_months_calls_are_charged
 def test_a_batch_may_span_the_end_of_a_month(tmp_path):
     async def scenario(books):
         await books.set_tenant(cap=100)
-        april, may = (
-            [reservation(60, at=f"2026-0{month}-01T00:00:00.000Z") for _ in range(2)] for month in (4, 5)
-        )
+        april, may = ([reservation(60, at=f"2026-0{month}-01T00:00:00.000Z") for _ in range(2)] for month in (4, 5))
         wanted = [books.admit(each) for pair in zip(april, may, strict=True) for each in pair]
         assert await outcomes(*wanted) == ["Admitted", "Admitted", "BudgetExceeded", "BudgetExceeded"]
 

@@ -4,8 +4,8 @@ import asyncio
 
 import msgspec
 import pytest
-from harness.books import reservation, run_on_books, settlement
 
+from harness.books import reservation, run_on_books, settlement
 from tollhouse.errors import (
     BudgetExceeded,
     IdempotencyInFlight,
@@ -68,9 +68,7 @@ def test_of_many_at_once_one_is_admitted(tmp_path):
     async def scenario(books):
         await books.set_tenant()
         claims = [MINE] * 20 + [OTHER_BODY] * 20
-        outcomes = await asyncio.gather(
-            *(books.admit(reservation(), each) for each in claims), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(*(books.admit(reservation(), each) for each in claims), return_exceptions=True)
         assert isinstance(outcomes[0], Admitted)
         assert [type(outcome) for outcome in outcomes[1:20]] == [IdempotencyInFlight] * 19
         assert [type(outcome) for outcome in outcomes[20:]] == [IdempotencyMismatch] * 20

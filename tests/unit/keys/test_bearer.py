@@ -5,7 +5,8 @@ from tollhouse.keys.bearer import bearer_key
 
 
 @pytest.mark.parametrize(
-    "value", [b"Bearer th_secret", b"bearer th_secret", b"BEARER   th_secret", b"Bearer th_secret ", b"Bearer \tth_secret"]
+    "value",
+    [b"Bearer th_secret", b"bearer th_secret", b"BEARER   th_secret", b"Bearer th_secret ", b"Bearer \tth_secret"],
 )
 def test_a_bearer_key_is_read_from_the_header(value):
     assert bearer_key([(b"host", b"x"), (b"authorization", value)]) == "th_secret"
@@ -26,6 +27,7 @@ def test_bytes_beyond_ascii_are_read_as_a_key_that_nobody_has():
         ([(b"authorization", b"Bearer   ")], "expected a service key"),
         ([(b"authorization", b"Basic dGg6c2VjcmV0")], "expected a service key"),
         ([(b"authorization", b"th_secret")], "expected a service key"),
+        ([(b"authorization", b"Bearerth_secret")], "expected a service key"),
     ],
 )
 def test_what_is_no_single_bearer_key_is_refused_with_what_was_expected(headers, message):

@@ -3,8 +3,8 @@ import contextlib
 import sqlite3
 
 import pytest
-from harness.books import open_books, run_on_books
 
+from harness.books import open_books, run_on_books
 from tollhouse.errors import StartError, Unauthorized
 from tollhouse.keys import service, store
 from tollhouse.keys.model import Principal, ServiceKey

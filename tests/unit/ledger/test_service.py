@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 
 import pytest
-from harness.books import open_books, reservation, run_on_books, settlement
 
+from harness.books import open_books, reservation, run_on_books, settlement
 from tollhouse.errors import IdempotencyInFlight, Unavailable
 from tollhouse.gate.admission import Admitted, Replay
 from tollhouse.idempotency.model import claim

@@ -3,16 +3,16 @@
 import asyncio
 import hashlib
 import json
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from harness.books import reservation, run_on_books, settlement
 
+from harness.books import reservation, run_on_books, settlement
 from tollhouse.errors import InternalError
 from tollhouse.ledger.model import GENESIS_HASH
-from tollhouse.storage.schema import ROLLUP_COUNTS
 from tollhouse.providers.base import Usage
-from tollhouse.storage.schema import ai_ledger_heads, ai_usage_daily, ai_usage_monthly
+from tollhouse.storage.schema import ROLLUP_COUNTS, ai_ledger_heads, ai_usage_daily, ai_usage_monthly
 
 USAGE = Usage(
     input_tokens=1,
@@ -205,7 +205,7 @@ def test_rows_of_a_tenant_are_chained_whether_they_share_a_batch_or_not(tmp_path
         made = [await books.reserve(100, tenant_id=tenant_id) for tenant_id in ("42", "43", "42", "42")]
         await asyncio.gather(*(books.ledger.settle(settlement(each, 10)) for each in made[:3]))
         await books.ledger.hold(made[3], 1)
-        chains = {}
+        chains: dict[str, list[Any]] = {}
         for row in await books.rows():
             chains.setdefault(row.tenant_id, []).append(row)
         heads = {row["tenant_id"]: (row["entries"], row["last_hash"]) for row in await table(books, ai_ledger_heads)}

@@ -5,8 +5,8 @@ import contextlib
 import sqlite3
 
 import pytest
-from harness.books import open_books, settlement
 
+from harness.books import open_books, settlement
 from tollhouse.ledger import verify as verifying
 
 UNLOCK = "DROP TRIGGER ai_usage_log_no_update; DROP TRIGGER ai_usage_log_no_delete;"

@@ -1,6 +1,6 @@
 import pytest
-from harness.books import run_on_books, settlement
 
+from harness.books import run_on_books, settlement
 from tollhouse.metering.store import GROUPINGS, Spending, UsageSum, spending, usage
 from tollhouse.providers.base import Usage
 

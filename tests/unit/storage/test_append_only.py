@@ -2,8 +2,8 @@ import asyncio
 import sqlite3
 
 import pytest
-from harness.books import open_books, reservation, settlement
 
+from harness.books import open_books, reservation, settlement
 from tollhouse.audit import store as audit
 from tollhouse.audit.model import AuditEntry
 

@@ -5,8 +5,8 @@ import contextlib
 import sqlite3
 
 import pytest
-from harness.database import Put, Puts, open_database, settings
 
+from harness.database import Put, Puts, open_database, settings
 from tollhouse.errors import Unavailable
 
 LARGE = "x" * 100_000
@@ -80,9 +80,7 @@ def test_control_plane_work_is_told_so_too(tmp_path, trouble):
 
     async def scenario(database, _puts):
         with trouble(database):
-            outcomes = await asyncio.gather(
-                database.write(work), database.submit(Put("small")), return_exceptions=True
-            )
+            outcomes = await asyncio.gather(database.write(work), database.submit(Put("small")), return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [Unavailable] * 2
         await database.write(work)
         assert set(await database.read(settings)) == {"before", "large"}

@@ -6,8 +6,8 @@ import threading
 import msgspec
 import pytest
 import sqlalchemy as sa
-from harness.database import Put, Puts, open_database, settings
 
+from harness.database import Put, Puts, open_database, settings
 from tollhouse.errors import BudgetExceeded, InternalError, NotFound, Unavailable
 from tollhouse.storage import sqlite
 
@@ -92,9 +92,7 @@ def test_commits_are_synced_to_the_disk(tmp_path):
 def test_a_refusal_of_one_operation_leaves_the_others_of_its_batch(tmp_path):
     async def scenario(database, puts):
         refused = Put("b", refusal=BudgetExceeded("too dear"))
-        outcomes = await asyncio.gather(
-            *map(database.submit, [Put("a"), refused, Put("c")]), return_exceptions=True
-        )
+        outcomes = await asyncio.gather(*map(database.submit, [Put("a"), refused, Put("c")]), return_exceptions=True)
         assert [str(outcome) for outcome in outcomes] == ["put a", "too dear", "put c"]
         assert await database.read(settings) == {"a": "", "c": ""}
         assert len(puts.batches) == 1
@@ -107,7 +105,7 @@ def test_an_operation_that_breaks_a_rule_fails_alone(tmp_path, with_work):
     async def scenario(database, puts):
         await database.submit(Put("taken", "first"))
         puts.batches.clear()
-        work = [database.write(lambda connection: settings(connection))] if with_work else []
+        work = [database.write(settings)] if with_work else []
         outcomes = await asyncio.gather(
             *map(database.submit, [Put("a"), Put("taken", "second"), Put("c")]), *work, return_exceptions=True
         )
@@ -186,7 +184,7 @@ def test_types_of_operations_run_in_the_order_they_were_named(tmp_path):
     class Second(msgspec.Struct):
         pass
 
-    ran = []
+    ran: list[type] = []
 
     def noting(_transaction, operations):
         ran.extend(type(operation) for operation in operations)

@@ -71,6 +71,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(database):
     )
     command = [sys.executable, "-c", code, str(database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         assert refused(database).owner == Owner(pid=holder.pid)
         holder.send_signal(signal.SIGKILL)

@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from harness.database import Put, Puts, open_database, settings
 
+from harness.database import Put, Puts, open_database, settings
 from tollhouse.errors import StartError
 from tollhouse.storage import migrate
 from tollhouse.storage.schema import REVISION, metadata
@@ -82,7 +82,8 @@ def test_migrated_tables_have_the_very_columns_keys_and_checks_that_the_schema_d
                 sorted(check["sqltext"] for check in inspector.get_check_constraints(name)),
                 sorted(unique["column_names"] for unique in inspector.get_unique_constraints(name)),
                 sorted(index["column_names"] for index in inspector.get_indexes(name)),
-                "WITHOUT ROWID" in connection.scalar(sa.text("SELECT sql FROM sqlite_master WHERE name=:n"), {"n": name}),
+                "WITHOUT ROWID"
+                in connection.scalar(sa.text("SELECT sql FROM sqlite_master WHERE name=:n"), {"n": name}),
             )
             for name in inspector.get_table_names()
             if name != "alembic_version"

@@ -1,7 +1,7 @@
 import pytest
+
 from harness.books import run_on_books
 from harness.clock import FakeClock
-
 from tollhouse.tenants import store
 from tollhouse.tenants.model import Feature, GateState
 from tollhouse.tenants.sqlite import gate_state

@@ -25,7 +25,8 @@ def main() -> None:
     params.port = 0
     params.n_ctx = _CONTEXT_TOKENS
     params.n_parallel = 1
-    threads = min(_MAX_THREADS, os.cpu_count() or 1)
+    # A core is left to the service and whatever else runs: the threads wait for each other at every step.
+    threads = max(1, min(_MAX_THREADS, (os.cpu_count() or 1) - 1))
     params.cpuparams.n_threads = threads
     params.cpuparams_batch.n_threads = threads
     params.sampling.temp = _TEMPERATURE

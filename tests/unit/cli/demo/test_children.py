@@ -55,6 +55,20 @@ def test_a_child_that_takes_too_long_is_given_up_and_somebody_hears_of_the_waiti
     assert not child.is_running
 
 
+def test_a_child_is_asked_to_end_so_that_it_can_do_so_in_order(tmp_path):
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit('ended in order'))\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(60)"
+    )
+
+    with child_of(code, tmp_path) as child:
+        child.wait_until_ready(30, lambda _: None)
+
+    assert child.last_words() == ": ended in order"
+
+
 def test_a_child_that_does_not_heed_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr("tollhouse.cli.demo.children._STOP_TIMEOUT_S", 0.2)
     code = (

@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("body_digest", sa.Text(), nullable=False),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("sealed_answer", sa.LargeBinary(), nullable=True),
+        sa.Column("is_lost", sa.Boolean(), server_default=sa.text("0"), nullable=False),
         sa.Column("expires_at", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("claim_id"),
         sqlite_with_rowid=False,
@@ -209,11 +210,19 @@ def upgrade() -> None:
     )
     for table in ("ai_usage_log", "ai_audit_log"):
         _make_append_only(table)
+    op.execute(
+        "CREATE TRIGGER ai_usage_log_no_replaced_attempt BEFORE INSERT ON ai_usage_log WHEN EXISTS (SELECT 1 "
+        "FROM ai_usage_log WHERE request_id = NEW.request_id AND attempt = NEW.attempt AND status = NEW.status) "
+        "BEGIN SELECT RAISE(ABORT, 'ai_usage_log has a row of this attempt already'); END"
+    )
 
 
 def _make_append_only(table: str) -> None:
+    refusal = f"BEGIN SELECT RAISE(ABORT, '{table} is append-only: write a further row'); END"
     for change in ("UPDATE", "DELETE"):
-        op.execute(
-            f"CREATE TRIGGER {table}_no_{change.lower()} BEFORE {change} ON {table} "
-            f"BEGIN SELECT RAISE(ABORT, '{table} is append-only: write a further row'); END"
-        )
+        op.execute(f"CREATE TRIGGER {table}_no_{change.lower()} BEFORE {change} ON {table} {refusal}")
+    # INSERT OR REPLACE deletes the row in its way without firing the trigger above.
+    op.execute(
+        f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
+        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id) {refusal}"  # noqa: S608 - constants
+    )
