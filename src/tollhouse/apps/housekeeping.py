@@ -32,7 +32,7 @@ async def keep_house(ledger: Ledger, database: Database, clock: Clock, probes: M
 async def _logged(duty: Awaitable[None]) -> None:
     try:
         await duty
-    except Exception:
+    except Exception:  # noqa: BLE001 - logged, and the other duties go on
         _LOG.exception("a duty of housekeeping ended on a defect; restart the service")
 
 

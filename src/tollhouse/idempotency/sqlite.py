@@ -20,7 +20,10 @@ _LOSE = "UPDATE ai_idempotency SET is_lost = TRUE WHERE request_id = ? AND claim
 def find(connection: sqlite3.Connection, claim_id: str) -> Kept | None:
     """Return what is kept for a claim."""
     row = connection.execute(_FIND, (claim_id,)).fetchone()
-    return None if row is None else Kept(*row[:-1], is_lost=bool(row[-1]))
+    if row is None:
+        return None
+    body_digest, request_id, sealed_answer, expires_at, is_lost = row
+    return Kept(body_digest, request_id, sealed_answer, expires_at, bool(is_lost))
 
 
 def take(connection: sqlite3.Connection, claims: Sequence[tuple[Claim, str]]) -> None:

@@ -103,7 +103,7 @@ def test_the_ceiling_is_that_of_the_dearest_candidate(tmp_path):
 
     def scenario(desk):
         call = desk.plan({"max_tokens": 300})
-        assert call.ceiling_nano_usd == 2000 * max_input_tokens(call.messages, None) + 7000 * 300
+        assert call.ceiling_nano_usd == 2000 * (max_input_tokens(call.messages, None) + 64) + 7000 * 300
 
     run_on_desk(tmp_path, scenario, "small", "other", "third", prices={"other": dear})
 

@@ -42,7 +42,7 @@ def test_what_is_left_out_has_the_contracts_defaults():
         ({"tenant_id": ""}, "tenant_id: "),
         ({"tenant_id": "t" * 65}, "tenant_id: "),
         ({"tenant_id": -1}, "tenant_id: "),
-        ({"tenant_id": 10**15}, "tenant_id: "),
+        ({"tenant_id": 2**63}, "tenant_id: "),
         ({"tenant_id": 4.5}, "tenant_id: "),
         ({"tenant_id": True}, "tenant_id: "),
         ({"tenant_id": [42]}, "tenant_id: "),

@@ -10,6 +10,7 @@ from tollhouse.completions import pipeline
 from tollhouse.completions.call import Answer
 from tollhouse.errors import (
     BudgetExceeded,
+    CallTimeout,
     IdempotencyInFlight,
     IdempotencyMismatch,
     ProviderRejected,
@@ -129,14 +130,15 @@ def test_a_key_whose_call_cost_nothing_is_free_for_a_retry(tmp_path, step, refus
 
 
 @pytest.mark.parametrize("step", [TimedOut("too slow"), lost(), RuntimeError("a defect")])
-def test_a_key_whose_outcome_is_unknown_is_free_for_a_retry_while_its_ceiling_stays_held(tmp_path, step):
+def test_a_key_whose_call_may_have_been_billed_makes_no_second_call(tmp_path, step):
     async def scenario(desk):
         with pytest.raises(TollhouseError):
             await desk.complete(key=KEY)
         provider.steps = [answer("now")]
         call = desk.plan(key=KEY)
-        assert b'"now"' in (await desk.pipeline.complete(call)).body
-        assert await desk.books.budget() == (CAP, COST, call.ceiling_nano_usd)
+        with pytest.raises(CallTimeout, match="send a new key"):
+            await desk.pipeline.complete(call)
+        assert await desk.books.budget() == (CAP, 0, call.ceiling_nano_usd)
 
     provider = Provider(step)
     run_on_desk(tmp_path, scenario, provider)

@@ -8,6 +8,7 @@ import pytest
 from harness.books import reservation, run_on_books, settlement
 from tollhouse.errors import (
     BudgetExceeded,
+    CallTimeout,
     IdempotencyInFlight,
     IdempotencyMismatch,
     ModuleInactive,
@@ -196,14 +197,18 @@ def test_a_claim_that_is_being_answered_is_never_taken_for_an_expired_answer(tmp
     run_on_books(tmp_path, scenario)
 
 
-def test_claims_whose_process_died_are_freed_and_answers_are_kept(tmp_path):
+def test_claims_whose_process_died_are_freed_unless_they_may_have_been_billed(tmp_path):
     async def scenario(books):
         await books.set_tenant()
         await answered(books)
-        lost = claim("th_secret", "order-8", b"body", TOMORROW)
-        await books.admit(reservation(), lost)
-        assert await books.database.write(store.forget_unanswered) == 1
+        free, lost = (claim("th_secret", key, b"body", TOMORROW) for key in ("order-8", "order-9"))
+        billed = reservation()
+        await books.admit(reservation(), free)
+        await books.admit(billed, lost)
+        await books.database.write(lambda connection: store.end_unanswered(connection, {billed.request_id}))
         assert isinstance(await books.admit(reservation(), MINE), Replay)
-        assert isinstance(await books.admit(reservation(), lost), Admitted)
+        assert isinstance(await books.admit(reservation(), free), Admitted)
+        with pytest.raises(CallTimeout):
+            await books.admit(reservation(), lost)
 
     run_on_books(tmp_path, scenario)

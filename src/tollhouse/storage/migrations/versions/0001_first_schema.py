@@ -224,5 +224,5 @@ def _make_append_only(table: str) -> None:
     # INSERT OR REPLACE deletes the row in its way without firing the trigger above.
     op.execute(
         f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
-        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id) {refusal}"  # noqa: S608 - constants
+        f"WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id) {refusal}"
     )
