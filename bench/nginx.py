@@ -82,7 +82,7 @@ class Nginx(msgspec.Struct, frozen=True):
 def upstream(home: Path) -> Iterator[Nginx]:
     """Run a provider that costs as little as can be; its files are kept in ``home``."""
     answer = msgspec.json.encode(_ANSWER).decode()
-    assert "'" not in answer and "$" not in answer, "the configuration quotes the answer so"
+    assert not {"'", "$"} & set(answer), "the configuration quotes the answer so"
     port = free_port()
     with _running(home, "upstream", port, _UPSTREAM.format(port=port, answer=answer)) as nginx:
         yield nginx

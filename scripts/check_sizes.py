@@ -33,9 +33,8 @@ def main() -> int:
     """Print every problem; return 1 if there is one."""
     files = sorted(Path("src").rglob("*.py")) + sorted(Path("bench").rglob("*.py"))
     found = [problem for path in files for problem in problems(path)]
-    for path in files:
-        if path.stem in {"utils", "util", "helpers", "misc"}:
-            found.append(f"{path}: a name that says nothing; name the file after what is in it")
+    nameless = [path for path in files if path.stem in {"utils", "util", "helpers", "misc"}]
+    found += [f"{path}: a name that says nothing; name the file after what is in it" for path in nameless]
     print("\n".join(found) or f"{len(files)} files, none too long")
     return 1 if found else 0
 

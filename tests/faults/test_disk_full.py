@@ -140,5 +140,8 @@ def test_a_crash_on_a_full_disk_loses_nothing_either(service, fake, disk):
 
     found = reckon(service, fake, caller.tenant, caller.outcomes)
     found.check()
-    assert found.unknown > 0, "what could not be entered before the crash is held"
+    assert found.unknown == 100, "what could not be entered before the crash is held"
+    held = [int(row["user_id"]) for row in service.rows(tenant_id=caller.tenant, status="unknown")]
+    assert {outcome.status for outcome in caller.repeat(held)} == {504}
+    assert len(fake.receipts()) == 100, "what may have been billed is not called again"
     assert {outcome.status for outcome in caller.call(20)} == {200}

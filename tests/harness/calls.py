@@ -8,6 +8,8 @@ from tollhouse.completions.estimate import max_input_tokens
 from tollhouse.providers.base import Message
 
 NANO = 1_000_000_000
+INPUT_OVERHEAD_TOKENS = 64
+"""The default of a model's ``input_overhead_tokens``."""
 EXAMPLE = {
     "user_id": 101,
     "feature_slug": "sales-summary",
@@ -27,7 +29,7 @@ def body_for(tenant_id: object, **changes: object) -> dict[str, Any]:
 def most_input_tokens(body: Mapping[str, Any]) -> int:
     """Return the bound on the input tokens of a call without a schema."""
     texts = [text for text in (body.get("system_prompt"), body["user_message"]) if text]
-    return max_input_tokens([Message("user", text) for text in texts], None)
+    return max_input_tokens([Message("user", text) for text in texts], None) + INPUT_OVERHEAD_TOKENS
 
 
 def ceiling_nano_usd(body: Mapping[str, Any], *, input_usd: str, output_usd: str) -> int:

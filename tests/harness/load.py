@@ -103,14 +103,16 @@ async def connect(port: int) -> Connection:
 async def all_at_once(port: int, requests: Sequence[bytes]) -> list[Outcome]:
     """Open a connection for each request, and when all are open, send all of them in one go."""
     connections: list[Connection] = []
-    for start in range(0, len(requests), 500):
-        connections += await asyncio.gather(*(connect(port) for _ in requests[start : start + 500]))
-    async with asyncio.timeout(_PATIENCE_S):
-        answers = await asyncio.gather(
-            *(each.ask(request) for each, request in zip(connections, requests, strict=True))
-        )
-    for connection in connections:
-        connection.close()
+    try:
+        for start in range(0, len(requests), 500):
+            connections += await asyncio.gather(*(connect(port) for _ in requests[start : start + 500]))
+        async with asyncio.timeout(_PATIENCE_S):
+            answers = await asyncio.gather(
+                *(each.ask(request) for each, request in zip(connections, requests, strict=True))
+            )
+    finally:
+        for connection in connections:
+            connection.close()
     return [Outcome(number, *(answer or (None, b""))) for number, answer in enumerate(answers)]
 
 
@@ -131,17 +133,19 @@ async def until(
 
     async def call() -> None:
         connection: Connection | None = None
-        while not has_stopped.is_set():
-            if connection is None or not connection.is_open:
-                try:
-                    connection = await connect(port)
-                except OSError:
-                    await asyncio.sleep(0.01)
-                    continue
-            number, request = next(numbered)
-            outcomes.append(Outcome(number, *(await connection.ask(request) or (None, b""))))
-        if connection is not None:
-            connection.close()
+        try:
+            while not has_stopped.is_set():
+                if connection is None or not connection.is_open:
+                    try:
+                        connection = await connect(port)
+                    except OSError:
+                        await asyncio.sleep(0.01)
+                        continue
+                number, request = next(numbered)
+                outcomes.append(Outcome(number, *(await connection.ask(request) or (None, b""))))
+        finally:
+            if connection is not None:
+                connection.close()
 
     async with asyncio.timeout(_PATIENCE_S), asyncio.TaskGroup() as tasks:
         for _ in range(callers):

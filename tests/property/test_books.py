@@ -41,6 +41,8 @@ CALL = st.fixed_dictionaries(
         "key_id": st.sampled_from(KEYS),
     }
 )
+# The ceiling that exactly uses up what is left of the tightest cap, or misses it by one.
+AT_THE_EDGE = st.fixed_dictionaries({"call": CALL, "beyond": st.sampled_from([-1, 0, 1])})
 CALLS = st.lists(CALL, min_size=1, max_size=5)
 PLACE = st.sampled_from(
     [
@@ -122,6 +124,10 @@ class Model:
     def spoken_for(self, key):
         return self.posted(key) + self.reserved(key)
 
+    def capped(self, made):
+        """Return the keys of the caps in force that an attempt counts against."""
+        return [key for key in counted_against(made) if key in self.caps]
+
     def admit(self, made):
         """Decide on an attempt; return the name of what should come of it."""
         if made.tenant_id in self.closed:
@@ -129,8 +135,8 @@ class Model:
         if (made.tenant_id, made.feature_slug) in self.switched_off:
             return "FeatureDisabled"
         ceiling = usd(made.ceiling_nano_usd)
-        for key in counted_against(made):
-            if key in self.caps and self.spoken_for(key) + ceiling > self.caps[key]:
+        for key in self.capped(made):
+            if self.spoken_for(key) + ceiling > self.caps[key]:
                 return "BudgetExceeded"
         self.attempts.append(Attempt(made))
         return "Admitted"
@@ -210,6 +216,13 @@ class BooksMachine(RuleBasedStateMachine):
 
         outcomes = [type(outcome).__name__ for outcome in self.run(admit())]
         assert outcomes == [self.model.admit(each) for each in made]
+
+    @rule(edge=AT_THE_EDGE)
+    def admit_at_the_edge(self, edge):
+        (made,) = self.reservations([edge["call"]])
+        left = min(self.model.caps[key] - self.model.spoken_for(key) for key in self.model.capped(made))
+        ceiling = max(0, nano_usd(left) + edge["beyond"])
+        self.admit_at_once([edge["call"] | {"ceiling": ceiling}])
 
     @rule(calls=CALLS, pick=PICK, tenant_id=st.sampled_from(TENANTS), cap=CAP, share=st.integers(0, 100))
     @precondition(lambda self: self.in_state("open"))

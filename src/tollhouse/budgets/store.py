@@ -50,13 +50,16 @@ def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: in
 
 
 def _later_months(connection: sa.Connection, tenant_id: str, billing_period: str) -> Sequence[str]:
-    """Return the months after a given one that a tenant's calls have opened: there are some after a clock ran ahead."""
+    """Return the months after a given one that calls have opened: there are some after a clock ran ahead.
+
+    Args:
+        tenant_id: whose calls; "" for those of all tenants, which count against the cap of a service key.
+    """
     table = ai_budgets.c
-    return connection.scalars(
-        sa.select(table.billing_period).where(
-            table.tenant_id == tenant_id, table.scope == "tenant", table.billing_period > billing_period
-        )
-    ).all()
+    is_later = sa.and_(table.scope == "tenant", table.billing_period > billing_period)
+    if tenant_id:
+        is_later &= table.tenant_id == tenant_id
+    return connection.scalars(sa.select(table.billing_period).where(is_later).distinct()).all()
 
 
 def remove_standing_cap(connection: sa.Connection, key: BudgetKey) -> bool:

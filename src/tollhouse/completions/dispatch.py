@@ -29,14 +29,12 @@ class Failed(msgspec.Struct, frozen=True):
         outcome: ``not_sent`` and ``refused`` cost nothing; ``unknown`` may be billed.
         may_go_on: another attempt cannot pay twice, and may fare better.
         pause_s: how long the provider asked to be left alone, if it did.
-        is_answer_kept: the provider did answer, and the ledger will keep it once it can be written.
     """
 
     error: TollhouseError
     outcome: str
     may_go_on: bool = False
     pause_s: float | None = None
-    is_answer_kept: bool = False
 
 
 async def dispatch(candidate: Candidate, wire: WireRequest, call_deadline_s: float) -> ProviderAnswer | Failed:

@@ -14,7 +14,7 @@ from tollhouse.completions.call import Answer, Call
 from tollhouse.completions.dispatch import Failed, dispatch
 from tollhouse.completions.models import PricedCandidate
 from tollhouse.completions.settling import count, settle
-from tollhouse.errors import InvalidRequest, TollhouseError, Unavailable
+from tollhouse.errors import InvalidRequest, TollhouseError
 from tollhouse.gate.admission import Admission, Replay
 from tollhouse.gate.service import Gate
 from tollhouse.kit.clock import Clock, utc_text
@@ -52,7 +52,7 @@ class Pipeline:
                 outcome = await self._try(call, tried, attempt, outcome)
         if isinstance(outcome, Answer):
             return outcome
-        if call.claim is not None and not outcome.is_answer_kept:
+        if call.claim is not None and outcome.outcome != "unknown":
             await self._ledger.free(call.claim, call.request_id)
         raise outcome.error
 
@@ -114,9 +114,8 @@ class Pipeline:
             count(self._metrics, settlement)
             await self._ledger.settle(settlement)
         except TollhouseError as error:
-            # What the database cannot take now is written later, and an answer with it: a retry is to find it.
-            is_answer_kept = isinstance(error, Unavailable) and not isinstance(outcome, Failed)
-            return Failed(error, "unknown", is_answer_kept=is_answer_kept)
+            # Written later, together with what a retry under the same idempotency key is to find then.
+            return Failed(error, outcome.outcome if isinstance(outcome, Failed) else "unknown")
         return Answer(body, call.request_id)
 
     async def _tell_of_switch(self, call: Call, tried: PricedCandidate) -> None:

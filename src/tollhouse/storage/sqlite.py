@@ -1,7 +1,8 @@
 """The embedded engine: SQLite, with one connection that ever writes.
 
-Group commit: what is submitted while a transaction commits waits for the next one, which takes all of it. Nobody
-waits for a timer; a batch is what arrived during the last fsync.
+Group commit: what is submitted while a transaction commits waits for the next one, which takes all of it, together
+with what the event loop still has at hand. Nobody waits for a timer: a batch starts as soon as the loop comes round
+without bringing more for it.
 
 The hot path's statements run on the event loop, since each takes microseconds and would cost more in handing the
 interpreter lock back and forth between threads. The commit, which waits for the disk, runs on the writer thread; so
@@ -28,6 +29,10 @@ from tollhouse.storage.schema import REVISION
 T = TypeVar("T")
 
 _MAX_WAITING = 50_000
+# What arrives in one turn of the loop is submitted in the next, so that fewer turns would not show that there is no
+# more. A full batch starts at once: a larger one would save nothing, and hold up the loop while it runs.
+_QUIET_TURNS = 3
+_FULL_BATCH = 256
 _READERS = 2
 _LOG = structlog.get_logger("tollhouse.storage")
 
@@ -65,6 +70,9 @@ class _Batch:
         self, jobs: list[_Job], connection: sqlite3.Connection, handlers: Mapping[type[object], BatchHandler]
     ) -> None:
         self.jobs = jobs
+        self.places: dict[type[object], list[int]] = {}
+        for place, (operation, _) in enumerate(jobs):
+            self.places.setdefault(type(operation), []).append(place)
         self.connection = connection
         self.outcomes: Sequence[Any] = ()
         self.is_executed = False
@@ -97,10 +105,10 @@ class _Batch:
 
     def _run(self, operations: Sequence[object]) -> list[Any]:
         outcomes: list[Any] = [None] * len(operations)
-        self.connection.execute("BEGIN IMMEDIATE")
         try:
+            self.connection.execute("BEGIN IMMEDIATE")
             for kind, handler in self._handlers.items():
-                places = [place for place, operation in enumerate(operations) if type(operation) is kind]
+                places = self.places.get(kind)
                 if places:
                     results = handler(self, [operations[place] for place in places])
                     for place, result in zip(places, results, strict=True):
@@ -238,10 +246,9 @@ class SqliteDatabase:
         future = self._loop.create_future()
         self._waiting.append((operation, future))
         if not self._committing:
-            # Handed over at the end of this turn of the loop, so that all that arrive in it share one fsync.
             self._committing = True
             self._idle.clear()
-            self._loop.call_soon(self._start_batch)
+            self._gather()
         return await future
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
@@ -253,10 +260,20 @@ class SqliteDatabase:
         assert self._read_engine is not None, "the database is not open"
         return await self._loop.run_in_executor(self._readers, read_snapshot, self._read_engine, work)
 
+    def _gather(self, seen: int = 0, quiet_turns: int = 0) -> None:
+        """Start a batch once the loop has no more to put into it: all that share it share one fsync."""
+        assert self._loop is not None
+        waiting = len(self._waiting)
+        quiet_turns = quiet_turns + 1 if waiting == seen else 0
+        if quiet_turns == _QUIET_TURNS or waiting >= _FULL_BATCH:
+            self._start_batch()
+        else:
+            self._loop.call_soon(self._gather, waiting, quiet_turns)
+
     def _start_batch(self) -> None:
         jobs, self._waiting = self._waiting, []
         batch = _Batch(jobs, self._connection(), self._handlers)
-        if any(type(operation) is _Work for operation, _ in jobs) or batch.execute():
+        if _Work in batch.places or batch.execute():
             self._batches.put(batch)
         else:
             self._deliver(batch)
@@ -274,7 +291,7 @@ class SqliteDatabase:
             else:
                 future.set_result(outcome)
         if self._waiting:
-            self._start_batch()
+            self._gather()
         else:
             self._committing = False
             self._idle.set()

@@ -44,7 +44,7 @@ def outcome(service, raw):
         ({"tenant_id": 42.0}, "tenant_id: expected `int | str | null`, got `float`"),
         ({"tenant_id": -1}, "tenant_id: expected `int` >= 0"),
         ({"tenant_id": 2**63}, "tenant_id: "),
-        ({"tenant_id": 10**400}, "tenant_id: expected `int` <= 999999999999999"),
+        ({"tenant_id": 10**400}, "tenant_id: expected `int` <= 9223372036854775807"),
         ({"tenant_id": ""}, "tenant_id: expected `str` of length >= 1"),
         ({"tenant_id": "a" * 65}, "tenant_id: expected `str` of length <= 64"),
         ({"tenant_id": "a\0b"}, "tenant_id: expected printable characters only"),

@@ -115,6 +115,18 @@ def test_a_chunked_call_is_a_call(tight, tight_fake, tenant, wire):
     assert wire.send(head, *chunked(raw, 100).splitlines(keepends=True)).reply().status == 200
 
 
+def test_the_trailer_of_a_chunked_call_says_nothing(tight, tight_fake, tenant, wire):
+    raw = json.dumps(body_for(tenant, model="m")).encode()
+    head = request(tenant, "transfer-encoding: chunked", length=False, body=b"")
+    lines = [b"authorization: Bearer th_unknown", b"idempotency-key: a", b"idempotency-key: b"]
+    trailed = chunked(raw).removesuffix(b"\r\n") + b"\r\n".join([*lines, b"", b""])
+    for _ in range(2):
+        assert wire.send(head + trailed).reply().status == 200
+    keyless = head.replace(ADMIN_KEY.encode(), b"th_unknown")
+    smuggled = chunked(raw).removesuffix(b"\r\n") + f"authorization: Bearer {ADMIN_KEY}\r\n\r\n".encode()
+    assert wire.send(keyless + smuggled).reply().status == 401
+
+
 def test_connections_are_kept_or_closed_as_http_has_it(tight, tight_fake, tenant):
     with Wire(tight) as wire:
         assert wire.send(request(tenant, version="1.0")).reply().headers["connection"] == "close"

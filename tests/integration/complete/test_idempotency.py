@@ -76,6 +76,23 @@ def test_a_call_without_an_answer_leaves_its_key_free(service, fake):
     assert len(service.rows(tenant_id=tenant)) == 1
 
 
+@pytest.mark.parametrize("behaviour", [Behaviour(hang=True), Behaviour(reset="mid_answer"), Behaviour(garbage=True)])
+def test_a_call_that_may_have_been_billed_is_not_made_again_under_its_key(service, fake, behaviour):
+    tenant = service.tenant()
+    body = body_for(tenant, timeout_s=0.3)
+    fake.behave(behaviour)
+    assert service.complete(body, Idempotency_Key=f"lost-{tenant}").status in {503, 504}
+    fake.behave(Behaviour())
+
+    again = service.complete(body, Idempotency_Key=f"lost-{tenant}")
+
+    assert (again.status, again.code) == (504, "ai_timeout")
+    assert "may have been billed" in again.message
+    assert "retry-after" not in again.headers
+    assert len(fake.receipts()) == 1
+    assert service.complete(body, Idempotency_Key=f"new-{tenant}").status == 200
+
+
 def test_a_kept_answer_is_behind_the_module_gate_and_costs_no_budget(service, fake):
     tenant = service.tenant()
     body = body_for(tenant)

@@ -195,3 +195,28 @@ def test_reservations_of_attempts_under_way_are_found_with_all_that_the_ledger_n
         assert await books.database.read(store.open_reservations) == [first, second]
 
     run_on_books(tmp_path, scenario)
+
+
+def test_a_cap_holds_in_months_that_a_clock_running_ahead_has_opened_already(tmp_path):
+    async def scenario(books):
+        await books.set_tenant(cap=1000)
+        books.clock.set("2026-06-10T12:00:00Z")
+        early = await books.reserve(100)
+        books.clock.set("2026-04-10T12:00:00Z")
+        await books.set_tenant(cap=500)
+        for scope, scope_id in (("user", "u"), ("feature", "f"), ("key", "k")):
+            await books.set_cap(scope, scope_id, 150)
+        books.clock.set("2026-06-10T12:00:00Z")
+        assert await books.budget() == (500, 0, 100)
+        for scope, scope_id in (("user", "u"), ("feature", "f"), ("key", "k")):
+            assert await books.budget(scope, scope_id) == (150, 0, 100)
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(51)
+        await books.ledger.settle(settlement(early, 60))
+        books.clock.set("2026-04-10T12:00:00Z")
+        for scope, scope_id in (("user", "u"), ("feature", "f"), ("key", "k")):
+            assert await books.lift_cap(scope, scope_id)
+        books.clock.set("2026-06-10T12:00:00Z")
+        await books.reserve(440)
+
+    run_on_books(tmp_path, scenario)

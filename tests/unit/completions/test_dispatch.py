@@ -53,7 +53,6 @@ def test_each_failure_has_its_meaning(step, error, outcome, may_go_on, pause_s):
     assert isinstance(failed, Failed)
     assert type(failed.error) is error
     assert (failed.outcome, failed.may_go_on, failed.pause_s) == (outcome, may_go_on, pause_s)
-    assert not failed.is_answer_kept
     assert "small inc" in failed.error.message
     assert (failed.error.retry_after_s is not None) == (error is Unavailable)
 

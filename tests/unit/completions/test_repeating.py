@@ -155,29 +155,35 @@ def test_a_refused_call_leaves_its_key_free(tmp_path):
     run_on_desk(tmp_path, scenario, Provider())
 
 
-def test_an_answer_that_could_not_be_written_is_not_paid_for_again_even_if_the_database_heals_at_once(tmp_path):
+@pytest.mark.parametrize("step", [answer(), lost()])
+def test_an_end_that_could_not_be_written_is_not_paid_for_again_even_if_the_database_heals_at_once(tmp_path, step):
     async def scenario(desk):
         raw, ledger = desk.books.database._raw, desk.books.ledger
-        settle = ledger.settle
 
-        async def settle_on_a_full_disk(settlement):
-            raw.execute("PRAGMA query_only = ON")
-            try:
-                await settle(settlement)
-            finally:
-                raw.execute("PRAGMA query_only = OFF")
+        def on_a_full_disk(end):
+            async def ending(*what):
+                raw.execute("PRAGMA query_only = ON")
+                try:
+                    await end(*what)
+                finally:
+                    raw.execute("PRAGMA query_only = OFF")
 
-        ledger.settle = settle_on_a_full_disk
+            return ending
+
+        ledger.settle, ledger.hold = on_a_full_disk(ledger.settle), on_a_full_disk(ledger.hold)
         with pytest.raises(Unavailable):
             await desk.complete(key=KEY)
         with pytest.raises(IdempotencyInFlight):
             await desk.complete(key=KEY)
         await ledger.flush()
-        assert (await desk.complete(key=KEY)).replayed
+        if isinstance(step, Exception):
+            with pytest.raises(CallTimeout):
+                await desk.complete(key=KEY)
+        else:
+            assert (await desk.complete(key=KEY)).replayed
         assert desk.called == ["small"]
-        assert await desk.books.budget() == (CAP, COST, 0)
 
-    run_on_desk(tmp_path, scenario, Provider())
+    run_on_desk(tmp_path, scenario, Provider(step))
 
 
 def test_a_key_that_could_not_be_freed_is_freed_later(tmp_path):

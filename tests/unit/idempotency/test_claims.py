@@ -18,7 +18,7 @@ from tollhouse.idempotency import store
 from tollhouse.idempotency.model import claim
 from tollhouse.kit.clock import utc_text
 
-TOMORROW = "2026-04-11T12:00:00.000Z"
+NOON, TOMORROW = "2026-04-10T12:00:00.000Z", "2026-04-11T12:00:00.000Z"
 MINE = claim("th_secret", "order-7", b"body", TOMORROW)
 OTHER_BODY = claim("th_secret", "order-7", b"another body", TOMORROW)
 
@@ -191,6 +191,38 @@ def test_a_claim_that_is_being_answered_is_never_taken_for_an_expired_answer(tmp
         await books.admit(reservation(), MINE)
         later = "2027-01-01T00:00:00.000Z"
         assert await books.database.write(lambda connection: store.forget_expired(connection, later, 10)) == 0
+        with pytest.raises(IdempotencyInFlight):
+            await books.admit(reservation(), MINE)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_lost_claim_makes_no_second_call_until_its_time_is_over_and_is_then_forgotten(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        billed = reservation()
+        await books.admit(billed, MINE)
+        await books.ledger.hold(billed, 1, MINE)
+        await books.ledger.free(MINE, billed.request_id)
+        with pytest.raises(CallTimeout, match="may have been billed"):
+            await books.admit(reservation(), MINE)
+        with pytest.raises(IdempotencyMismatch):
+            await books.admit(reservation(), OTHER_BODY)
+        assert await books.database.write(lambda connection: store.forget_expired(connection, NOON, 10)) == 0
+        assert await books.database.write(lambda connection: store.forget_expired(connection, TOMORROW, 10)) == 1
+        assert isinstance(await books.admit(reservation(), OTHER_BODY), Admitted)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_lost_claim_whose_time_is_over_can_be_taken_before_it_is_forgotten(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        billed = reservation()
+        await books.admit(billed, MINE)
+        await books.ledger.hold(billed, 1, MINE)
+        books.clock.advance(24 * 3600)
+        assert isinstance(await books.admit(reservation(), MINE), Admitted)
         with pytest.raises(IdempotencyInFlight):
             await books.admit(reservation(), MINE)
 

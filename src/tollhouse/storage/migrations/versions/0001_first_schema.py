@@ -156,7 +156,9 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Text(), nullable=False),
         sa.Column("prev_hash", sa.Text(), nullable=False),
         sa.Column("row_hash", sa.Text(), nullable=False),
-        sa.CheckConstraint("status IN ('settled', 'unknown', 'adjustment')", name="ai_usage_log_status"),
+        sa.CheckConstraint(
+            "status = 'settled' OR status = 'unknown' OR status = 'adjustment'", name="ai_usage_log_status"
+        ),
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("request_id", "attempt", "status", name="ai_usage_log_attempt"),
     )
