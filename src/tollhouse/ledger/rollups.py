@@ -1,6 +1,7 @@
 """The rollups kept in the transaction that settles: what an entry adds, and to which rows."""
 
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 
 from tollhouse.ledger.model import LedgerEntry
 
@@ -16,19 +17,8 @@ MONTHLY_KEY = (
 )
 DAILY_KEY = ("tenant_id", "billing_period", "day")
 
-
-def monthly_key(entry: LedgerEntry) -> tuple[str, ...]:
-    """Return the key of an entry's row in ``ai_usage_monthly``."""
-    return (
-        entry.tenant_id,
-        entry.billing_period,
-        entry.user_id,
-        entry.feature_slug,
-        entry.service,
-        entry.key_id,
-        entry.model,
-        entry.provider,
-    )
+monthly_key: Callable[[LedgerEntry], tuple[str, ...]] = attrgetter(*MONTHLY_KEY)
+"""Returns the key of an entry's row in ``ai_usage_monthly``."""
 
 
 def daily_key(entry: LedgerEntry) -> tuple[str, ...]:
@@ -58,13 +48,9 @@ def counts(entry: LedgerEntry) -> tuple[int, ...]:
     )
 
 
-def sums(
-    entries: Iterable[LedgerEntry], key_of: Callable[[LedgerEntry], tuple[str, ...]]
-) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Return what entries add to each row that they change, in the order of ``ROLLUP_COUNTS``."""
-    totals: dict[tuple[str, ...], tuple[int, ...]] = {}
-    for entry in entries:
-        key, added = key_of(entry), counts(entry)
-        before = totals.get(key)
-        totals[key] = added if before is None else tuple(map(sum, zip(before, added, strict=True)))
-    return totals
+def sums(keys: Iterable[tuple[str, ...]], added: Iterable[tuple[int, ...]]) -> list[tuple[str | int, ...]]:
+    """Return each key once, followed by the sums of what is added under it."""
+    by_key: dict[tuple[str, ...], list[tuple[int, ...]]] = {}
+    for key, counted in zip(keys, added, strict=True):
+        by_key.setdefault(key, []).append(counted)
+    return [(*key, *map(sum, zip(*counted, strict=True))) for key, counted in by_key.items()]

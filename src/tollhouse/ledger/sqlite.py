@@ -10,7 +10,7 @@ from tollhouse.budgets.model import BudgetKey, Movement, Reservation
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
-from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, daily_key, monthly_key, sums
+from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key, sums
 from tollhouse.storage.database import Database, Transaction
 from tollhouse.storage.schema import ROLLUP_COUNTS
 
@@ -45,8 +45,9 @@ def handle_on(database: Database) -> None:
 def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
     connection: sqlite3.Connection = transaction.connection
     entries = _chain(connection, settlements)
-    connection.executemany(_MONTHLY, [(*key, *added) for key, added in sums(entries, monthly_key).items()])
-    connection.executemany(_DAILY, [(*key, *added) for key, added in sums(entries, daily_key).items()])
+    added = [counts(entry) for entry in entries]
+    connection.executemany(_MONTHLY, sums(map(monthly_key, entries), added))
+    connection.executemany(_DAILY, sums(map(daily_key, entries), added))
     budgets.close_reservations(connection, _reservations(settlements, "settled"))
     budgets.hold_reservations(connection, _reservations(settlements, "unknown"))
     budgets.resolve_reservations(connection, _reservations(settlements, "adjustment"))

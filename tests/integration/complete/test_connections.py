@@ -316,6 +316,16 @@ def test_a_body_over_the_limit_is_413_though_the_client_sends_on(tight, tight_fa
     assert tight_fake.receipts() == []
 
 
+def test_one_connection_too_many_is_503_and_the_others_are_served(tight, tight_fake, tenant):
+    with contextlib.ExitStack() as opened:
+        wires = [opened.enter_context(Wire(tight)) for _ in range(31)]
+        reply = wires.pop().reply()
+        assert (reply.status, reply.code, reply.headers["retry-after"]) == (503, "ai_unavailable", "1")
+        assert reply.message == "all 30 connections are in use"
+        assert wires[0].send(request(tenant)).reply().status == 200
+    eventually(lambda: tight.request("GET", "/livez").status == 200)
+
+
 def test_other_methods_and_addresses_are_not_completions(tight, tight_fake, tenant):
     body = body_for(tenant, model="m")
     assert tight.request("PUT", "/ai/complete", body).code == "ai_method_not_allowed"
