@@ -1,5 +1,7 @@
 """Budgets and reservations."""
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -77,7 +79,16 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
 
     def budget_keys(self) -> tuple[BudgetKey, ...]:
         """The budgets this attempt counts against, where a cap exists for them."""
-        return budget_keys(self.tenant_id, self.billing_period, self.user_id, self.feature_slug, self.key_id)
+        return budget_keys(*charged_to(self))
+
+
+ChargedTo = tuple[str, str, str, str, str]
+"""What the budgets that a reservation counts against follow from: the arguments of ``budget_keys``."""
+
+charged_to: Callable[[Reservation], ChargedTo] = attrgetter(
+    "tenant_id", "billing_period", "user_id", "feature_slug", "key_id"
+)
+"""Returns it of a reservation."""
 
 
 class Movement:
@@ -88,3 +99,7 @@ class Movement:
     def __init__(self) -> None:
         self.posted_nano_usd = 0
         self.reserved_nano_usd = 0
+
+    def add(self, posted_nano_usd: int, reserved_nano_usd: int) -> None:
+        self.posted_nano_usd += posted_nano_usd
+        self.reserved_nano_usd += reserved_nano_usd

@@ -7,11 +7,22 @@ written; each UPDATE still carries its condition, so that a breach would fail ra
 import sqlite3
 from collections.abc import Mapping, Sequence
 
-from tollhouse.budgets.model import Budget, BudgetKey, Movement, Reservation
+import msgspec
 
-_READ = """
-SELECT cap_nano_usd, posted_nano_usd, reserved_nano_usd FROM ai_budgets
- WHERE tenant_id = ? AND billing_period = ? AND scope = ? AND scope_id = ?"""
+from tollhouse.budgets.model import Budget, BudgetKey, ChargedTo, Movement, Reservation, budget_keys, charged_to
+
+# All budgets of a call at once, which is half the work of reading them one by one.
+_READ = " UNION ALL ".join(
+    "SELECT tenant_id, billing_period, scope, scope_id, cap_nano_usd, posted_nano_usd, reserved_nano_usd "  # noqa: S608 - constants
+    "FROM ai_budgets "
+    f"WHERE tenant_id = {tenant_id} AND billing_period = ?2 AND scope = '{scope}' AND scope_id = {scope_id}"
+    for tenant_id, scope, scope_id in (
+        ("?1", "tenant", "''"),
+        ("?1", "user", "?3"),
+        ("?1", "feature", "?4"),
+        ("''", "key", "?5"),
+    )
+)
 
 _STANDING_CAPS = "SELECT scope, scope_id, cap_nano_usd FROM ai_budget_caps WHERE tenant_id = ?"
 _STANDING_KEY_CAP = "SELECT cap_nano_usd FROM ai_budget_caps WHERE tenant_id = '' AND scope = 'key' AND scope_id = ?"
@@ -29,15 +40,17 @@ _MOVE = """
 UPDATE ai_budgets SET posted_nano_usd = posted_nano_usd + ?, reserved_nano_usd = reserved_nano_usd + ?
  WHERE tenant_id = ? AND billing_period = ? AND scope = ? AND scope_id = ?"""
 
-_INSERT_RESERVATION = """
-INSERT INTO ai_reservations (request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider,
-  price_version, ceiling_nano_usd, billing_period, created_at, state)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'open')"""
+_COLUMNS = Reservation.__struct_fields__
+_INSERT_RESERVATION = f"""
+INSERT INTO ai_reservations ({", ".join(_COLUMNS)}, state) VALUES ({", ".join("?" * len(_COLUMNS))}, 'open')"""  # noqa: S608 - constants
 
 _CLOSE_RESERVATION = "DELETE FROM ai_reservations WHERE request_id = ? AND attempt = ? AND state = 'open'"
 _HOLD_RESERVATION = """
 UPDATE ai_reservations SET state = 'unknown' WHERE request_id = ? AND attempt = ? AND state = 'open'"""
 _RESOLVE_RESERVATION = "DELETE FROM ai_reservations WHERE request_id = ? AND attempt = ? AND state = 'unknown'"
+
+
+Charged = Sequence[tuple[BudgetKey, Budget]]
 
 
 class BudgetReader:
@@ -46,20 +59,30 @@ class BudgetReader:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._known: dict[BudgetKey, Budget | None] = {}
+        self._charged: dict[ChargedTo, Charged] = {}
 
-    def budget(self, key: BudgetKey, tenant_cap_nano_usd: int) -> Budget | None:
-        """Return a budget's state, opening the month where it begins; None where no such cap is set."""
-        if key in self._known:
-            return self._known[key]
-        budget = self._read(key)
-        if budget is None and self._open_month(key, tenant_cap_nano_usd):
-            budget = self._read(key)
-        self._known[key] = budget
-        return budget
+    def charged(self, reservation: Reservation, tenant_cap_nano_usd: int) -> Charged:
+        """Return the budgets that a reservation counts against, where a cap is set, opening the month where it begins.
 
-    def _read(self, key: BudgetKey) -> Budget | None:
-        row = self._connection.execute(_READ, key).fetchone()
-        return None if row is None else Budget(*row)
+        A budget is one object for all the batch: what the caller changes in it, the next reservation sees.
+        """
+        caller = charged_to(reservation)
+        charged = self._charged.get(caller)
+        if charged is None:
+            charged = self._charged[caller] = self._find(caller, tenant_cap_nano_usd)
+        return charged
+
+    def _find(self, caller: ChargedTo, tenant_cap_nano_usd: int) -> Charged:
+        keys = budget_keys(*caller)
+        self._read(caller)
+        opened = [self._open_month(key, tenant_cap_nano_usd) for key in keys if key not in self._known]
+        if any(opened):
+            self._read(caller)
+        return [(key, budget) for key in keys if (budget := self._known.setdefault(key, None)) is not None]
+
+    def _read(self, caller: ChargedTo) -> None:
+        for *key, cap, posted, reserved in self._connection.execute(_READ, caller):
+            self._known.setdefault(BudgetKey(*key), Budget(cap, posted, reserved))
 
     def _open_month(self, key: BudgetKey, tenant_cap_nano_usd: int) -> bool:
         """Give the standing caps of a tenant, or of a key, their rows for a new month."""
@@ -88,25 +111,7 @@ def reserve(
     rows = [(amount, *key) for key, amount in amounts_nano_usd.items()]
     changed = connection.executemany(_RESERVE, rows).rowcount if rows else 0
     assert changed == len(rows), "a reservation that does not fit its cap was let through"
-    connection.executemany(_INSERT_RESERVATION, [_values(reservation) for reservation in reservations])
-
-
-def _values(reservation: Reservation) -> tuple[str | int, ...]:
-    return (
-        reservation.request_id,
-        reservation.attempt,
-        reservation.tenant_id,
-        reservation.user_id,
-        reservation.feature_slug,
-        reservation.service,
-        reservation.key_id,
-        reservation.model,
-        reservation.provider,
-        reservation.price_version,
-        reservation.ceiling_nano_usd,
-        reservation.billing_period,
-        reservation.created_at,
-    )
+    connection.executemany(_INSERT_RESERVATION, map(msgspec.structs.astuple, reservations))
 
 
 def move(connection: sqlite3.Connection, movements: Mapping[BudgetKey, Movement]) -> None:

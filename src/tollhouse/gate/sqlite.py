@@ -134,14 +134,10 @@ class _Batch:
     def _reserve(self, reservation: Reservation, tenant_cap_nano_usd: int) -> TollhouseError | None:
         """Take the ceiling out of every budget it counts against, or out of none."""
         ceiling = reservation.ceiling_nano_usd
-        charged = []
-        for key in reservation.budget_keys():
-            budget = self._budgets.budget(key, tenant_cap_nano_usd)
-            if budget is None:
-                continue
+        charged = self._budgets.charged(reservation, tenant_cap_nano_usd)
+        for key, budget in charged:
             if ceiling > budget.left_nano_usd:
                 return _budget_exceeded(key, ceiling, budget.left_nano_usd, budget.cap_nano_usd)
-            charged.append((key, budget))
         for key, budget in charged:
             budget.reserved_nano_usd += ceiling
             self._amounts_nano_usd[key] = self._amounts_nano_usd.get(key, 0) + ceiling

@@ -41,4 +41,10 @@ def create_pepper(path: Path) -> bytes:
         file.write(pepper.hex() + "\n")
         file.flush()
         os.fsync(file.fileno())
+    # A new file's name is durable once its folder is.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
     return pepper

@@ -1,12 +1,13 @@
 """Settling on SQLite, in one transaction: the row, its chain, the reservation, the budgets and the rollups."""
 
 import sqlite3
+from collections import defaultdict
 from collections.abc import Sequence
 
 import msgspec
 
 from tollhouse.budgets import sqlite as budgets
-from tollhouse.budgets.model import BudgetKey, Movement, Reservation
+from tollhouse.budgets.model import BudgetKey, ChargedTo, Movement, Reservation, budget_keys, charged_to
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
@@ -104,12 +105,11 @@ def _chain(connection: sqlite3.Connection, settlements: Sequence[Settlement]) ->
 
 def _movements(ended: Sequence[tuple[Reservation, int]]) -> dict[BudgetKey, Movement]:
     """Return what ended attempts change in each budget: their ceiling is freed, their cost is posted."""
-    movements: dict[BudgetKey, Movement] = {}
+    by_caller: dict[ChargedTo, Movement] = defaultdict(Movement)
     for reservation, cost_nano_usd in ended:
-        for key in reservation.budget_keys():
-            movement = movements.get(key)
-            if movement is None:
-                movement = movements[key] = Movement()
-            movement.reserved_nano_usd -= reservation.ceiling_nano_usd
-            movement.posted_nano_usd += cost_nano_usd
+        by_caller[charged_to(reservation)].add(cost_nano_usd, -reservation.ceiling_nano_usd)
+    movements: dict[BudgetKey, Movement] = defaultdict(Movement)
+    for caller, total in by_caller.items():
+        for key in budget_keys(*caller):
+            movements[key].add(total.posted_nano_usd, total.reserved_nano_usd)
     return movements

@@ -140,9 +140,7 @@ ai_usage_log = sa.Table(
     _text("row_hash"),
     sa.UniqueConstraint("request_id", "attempt", "status", name="ai_usage_log_attempt"),
     # Spelt out, since SQLite builds a temporary table for every row that it compares with a list of more than two.
-    sa.CheckConstraint(
-        "status = 'settled' OR status = 'unknown' OR status = 'adjustment'", name="ai_usage_log_status"
-    ),
+    sa.CheckConstraint("status = 'settled' OR status = 'unknown' OR status = 'adjustment'", name="ai_usage_log_status"),
 )
 
 # The end of each tenant's hash chain: without it, rows cut off the end of the ledger would not be missed.

@@ -8,7 +8,13 @@ from harness.service import Service, free_port, limits, model, provider, provide
 from tollhouse.testing import FakeProvider
 
 HAIKU_PRICE = "input = 0.80, output = 4.00, cached_input = 0.08, cache_write = 1.00, cache_write_1h = 1.60"
-TIGHT = "header_timeout_s = 0.4\nbody_timeout_s = 0.4\nmax_header_bytes = 4096\nmax_body_bytes = 20000\nmax_connections = 30"
+TIGHT = """
+header_timeout_s = 0.4
+body_timeout_s = 0.4
+max_header_bytes = 4096
+max_body_bytes = 20000
+max_connections = 30
+"""
 
 
 def _config(fake: FakeProvider) -> str:

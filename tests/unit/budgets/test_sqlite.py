@@ -40,37 +40,40 @@ def test_a_month_is_opened_with_the_tenants_cap_and_all_that_stand_below_it(conn
     stand(connection, USER, 7)
     stand(connection, USER._replace(tenant_id="43"), 8)
     stand(connection, SERVICE_KEY, 9)
-    reader = budgets.BudgetReader(connection)
-    assert reader.budget(OWN, 100) == Budget(100, 0, 0)
-    assert reader.budget(USER, 100) == Budget(7, 0, 0)
-    assert reader.budget(SERVICE_KEY, 100) == Budget(9, 0, 0)
+    charged = budgets.BudgetReader(connection).charged(reservation(), 100)
+    assert dict(charged) == {OWN: Budget(100, 0, 0), USER: Budget(7, 0, 0), SERVICE_KEY: Budget(9, 0, 0)}
     assert state(connection) == {OWN: (100, 0, 0), USER: (7, 0, 0), SERVICE_KEY: (9, 0, 0)}
 
 
 def test_where_no_cap_stands_there_is_no_budget(connection):
-    reader = budgets.BudgetReader(connection)
-    assert reader.budget(OWN, 100) is not None
-    assert reader.budget(USER, 100) is None
-    assert reader.budget(SERVICE_KEY, 100) is None
+    charged = budgets.BudgetReader(connection).charged(reservation(), 100)
+    assert [key for key, _ in charged] == [OWN]
     assert list(state(connection)) == [OWN]
+
+
+def test_a_call_without_a_user_counts_against_no_users_budget(connection):
+    stand(connection, USER, 7)
+    charged = budgets.BudgetReader(connection).charged(reservation(user_id=""), 100)
+    assert [key for key, _ in charged] == [OWN]
 
 
 def test_a_month_under_way_keeps_its_cap_and_its_counts(connection):
     connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 50, 20, 10)")
-    assert budgets.BudgetReader(connection).budget(OWN, 100) == Budget(50, 20, 10)
+    assert budgets.BudgetReader(connection).charged(reservation(), 100) == [(OWN, Budget(50, 20, 10))]
 
 
 def test_a_batch_reads_a_budget_once_so_that_it_sees_its_own_decisions(connection):
     reader = budgets.BudgetReader(connection)
-    own = reader.budget(OWN, 100)
-    assert own is not None
+    ((_, own),) = reader.charged(reservation(), 100)
     own.reserved_nano_usd += 30
-    assert reader.budget(OWN, 100) == Budget(100, 0, 30)
+    assert reader.charged(reservation(), 100) == [(OWN, Budget(100, 0, 30))]
+    another_user = reservation(user_id="another")
+    assert reader.charged(another_user, 100) == [(OWN, Budget(100, 0, 30))]
 
 
 def test_a_reservation_is_entered_with_its_amount(connection):
-    budgets.BudgetReader(connection).budget(OWN, 100)
     made = reservation(100)
+    budgets.BudgetReader(connection).charged(made, 100)
     budgets.reserve(connection, {OWN: 100}, [made])
     assert state(connection) == {OWN: (100, 0, 100)}
     assert connection.execute("SELECT request_id, ceiling_nano_usd, state FROM ai_reservations").fetchall() == [

@@ -13,7 +13,7 @@ from tollhouse.errors import (
     RateLimited,
     Unavailable,
 )
-from tollhouse.gate.admission import Admitted
+from tollhouse.gate.admission import Admission, Admitted
 from tollhouse.idempotency.model import claim
 
 
@@ -228,6 +228,9 @@ def test_the_calls_of_a_batch_see_each_others_reservations(tmp_path):
     async def scenario(books):
         await books.set_tenant(cap=1000)
         await books.set_cap("user", "u", 250)
+        handlers, batches = books.database._handlers, []
+        admit = handlers[Admission]
+        handlers[Admission] = lambda transaction, batch: batches.append(len(batch)) or admit(transaction, batch)
         wanted = [books.reserve(100) for _ in range(3)] + [books.reserve(400, user_id="v") for _ in range(3)]
         assert await outcomes(*wanted) == [
             "Reservation",
@@ -239,6 +242,7 @@ def test_the_calls_of_a_batch_see_each_others_reservations(tmp_path):
         ]
         assert await books.budget() == (1000, 0, 1000)
         assert await books.budget("user", "u") == (250, 0, 200)
+        assert batches == [6]
 
     run_on_books(tmp_path, scenario)
 

@@ -95,3 +95,21 @@ def test_reading_goes_on_while_the_disk_is_full(tmp_path):
             assert await database.read(settings) == {"before": ""}
 
     run(tmp_path, scenario)
+
+
+def test_another_program_that_locks_the_file_does_not_hold_up_the_event_loop(tmp_path):
+    async def scenario(database, puts):
+        with contextlib.closing(sqlite3.connect(tmp_path / "db", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            put = asyncio.create_task(database.submit(Put("put")))
+            # Refused within one turn of the loop, in which nothing can have waited for the lock.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert isinstance(put.exception(), Unavailable)
+            assert await database.read(settings) == {"before": ""}
+            other.execute("ROLLBACK")
+        assert await database.submit(Put("put")) == "put put"
+        assert puts.batches == [["before"], ["put"]]
+
+    run(tmp_path, scenario)
