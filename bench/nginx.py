@@ -103,8 +103,10 @@ def _running(home: Path, name: str, port: int, http: str) -> Iterator[Nginx]:
     process = subprocess.Popen([executable(), "-c", str(config), "-p", str(home)], text=True)
     try:
         _await_port(port)
-        (worker,) = children(process.pid)
-        yield Nginx(port, worker)
+        # The port listens a moment before the worker is there to answer.
+        while not (workers := children(process.pid)):
+            time.sleep(0.01)
+        yield Nginx(port, workers[0])
     finally:
         stop(process)
 
