@@ -228,9 +228,13 @@ def test_the_calls_of_a_batch_see_each_others_reservations(tmp_path):
     async def scenario(books):
         await books.set_tenant(cap=1000)
         await books.set_cap("user", "u", 250)
-        handlers, batches = books.database._handlers, []
-        admit = handlers[Admission]
-        handlers[Admission] = lambda transaction, batch: batches.append(len(batch)) or admit(transaction, batch)
+        admit, batches = books.database._handlers[Admission], []
+
+        def noting(transaction, admissions):
+            batches.append(len(admissions))
+            return admit(transaction, admissions)
+
+        books.database.handle(Admission, noting)
         wanted = [books.reserve(100) for _ in range(3)] + [books.reserve(400, user_id="v") for _ in range(3)]
         assert await outcomes(*wanted) == [
             "Reservation",
