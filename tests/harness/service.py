@@ -110,7 +110,9 @@ class Service:
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT_S)
         line = self._process.stdout.readline().decode() if ready else ""
-        assert "serves at" in line, f"it did not start: {line!r}\n{self.log()[-2000:]}"
+        if "serves at" not in line:
+            self.kill()
+            raise AssertionError(f"it did not start: {line!r}\n{self.log()[-2000:]}")
         self.port = int(line.rsplit(":", 1)[1])
         return self
 
