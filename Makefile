@@ -29,7 +29,8 @@ bench: install
 
 # The long runs: every test marked slow, and the properties with many more examples.
 faults: install
-	HYPOTHESIS_PROFILE=long $(RUN) pytest -m slow --timeout 3600 $(ARGS)
+	$(RUN) pytest -m slow --timeout 3600 $(ARGS)
+	HYPOTHESIS_PROFILE=long $(RUN) pytest tests/property --timeout 3600 $(ARGS)
 
 install: $(UV)
 	@$(UV) sync --frozen --all-extras --quiet
