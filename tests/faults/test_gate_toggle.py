@@ -1,7 +1,6 @@
 """A module switched off and on while calls run: from the moment the switch is told to be off, nothing is dispatched."""
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -10,7 +9,7 @@ import uvloop
 
 from harness.load import Outcome, until
 from harness.reckoning import number_of, numbered, reckon
-from harness.service import Service, TenantId, limits, model, providers, serving
+from harness.service import Service, TenantId, eventually, limits, model, providers, serving
 from tollhouse.testing import Behaviour, FakeProvider
 
 CALLERS = 30
@@ -61,12 +60,12 @@ def test_no_call_that_begins_after_the_switch_was_told_to_be_off_is_dispatched(s
             yield number, call
 
     def toggle() -> None:
+        eventually(lambda: begun > 3 * CALLERS)
         for is_on in [False, True] * 6:
-            time.sleep(0.1)
             turn(is_on)
             # The switch is known to be thrown: all calls from here on, until it is thrown again, must see it so.
             start = begun
-            time.sleep(0.1)
+            eventually(lambda start=start: begun > start + 4 * CALLERS)
             spans.append((is_on, start, begun))
 
     outcomes: dict[int, Outcome] = {

@@ -28,7 +28,7 @@ TenantId = int | str
 
 ADMIN_KEY = "admin-key-of-the-tests-0123456789"
 PROVIDER_KEY = "sk-4cc0unt-of-the-tests-0123456789"
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 60.0
 _numbers = itertools.count(1)

@@ -9,8 +9,8 @@ from tollhouse.testing import FakeProvider
 
 HAIKU_PRICE = "input = 0.80, output = 4.00, cached_input = 0.08, cache_write = 1.00, cache_write_1h = 1.60"
 TIGHT = """
-header_timeout_s = 0.4
-body_timeout_s = 0.4
+header_timeout_s = 0.8
+body_timeout_s = 0.8
 max_header_bytes = 4096
 max_body_bytes = 20000
 max_connections = 30

@@ -101,7 +101,7 @@ def test_a_connection_serves_one_call_after_the_other(tight, tight_fake, tenant,
 
 def test_a_call_may_arrive_in_any_pieces(tight, tight_fake, tenant, wire):
     whole = request(tenant)
-    for size in (1, 40):
+    for size in (3, 40):
         pieces = [whole[start : start + size] for start in range(0, len(whole), size)]
         for piece in pieces:
             wire._socket.sendall(piece)
@@ -184,7 +184,7 @@ def test_calls_sent_before_the_last_was_answered_are_not_served_and_corrupt_noth
 @pytest.mark.parametrize("rest", [b"garbage\0\r\n\r\n", b"POST /ai/comp", b"GET / HTTP/1.1\r\nx: " + b"a" * 9000])
 def test_whatever_follows_a_call_its_own_answer_is_sent(tight, tight_fake, tenant, wire, rest):
     # Longer than the time in which a head has to arrive: the call is paid for, and its answer owed.
-    tight_fake.behave(Behaviour(delay_s=0.8))
+    tight_fake.behave(Behaviour(delay_s=1.2))
     reply = wire.send(request(tenant), rest).reply()
     assert reply.status == 200
     assert wire.is_closed()
@@ -284,7 +284,7 @@ def test_a_large_body_does_not_count_as_head(tight, tight_fake, tenant, wire):
 def test_a_head_that_does_not_arrive_in_time_is_408(tight, wire, started):
     reply = wire.send(started).reply()
     assert (reply.status, reply.code) == (408, "ai_request_timeout")
-    assert reply.message == "the request's head did not arrive within 0.4 seconds"
+    assert reply.message == "the request's head did not arrive within 0.8 seconds"
     assert wire.is_closed()
 
 
@@ -294,10 +294,10 @@ def test_a_body_that_does_not_arrive_in_time_is_408_however_it_trickles(tight, t
             whole = request(tenant, key=key)
             # It is given up while it is still sending.
             with contextlib.suppress(OSError):
-                wire.send(whole[:-40], *(whole[place : place + 1] for place in range(-40, -1)))
+                wire.send(whole[:-80], *(whole[place : place + 1] for place in range(-80, -1)))
             reply = wire.reply()
             assert (reply.status, reply.code) == (408, "ai_request_timeout")
-            assert reply.message == "the request's body did not arrive within 0.4 seconds"
+            assert reply.message == "the request's body did not arrive within 0.8 seconds"
     assert tight_fake.receipts() == []
 
 

@@ -29,7 +29,7 @@ def _every_way_a_call_can_go(service: Service, fake: FakeProvider, key: str) -> 
         user_message=CANARIES["prompt"],
         system_prompt=CANARIES["system prompt"],
         response_schema={"type": "object", "description": CANARIES["schema"]},
-        timeout_s=0.3,
+        timeout_s=0.8,
     )
     behaviours = [
         Behaviour(),

@@ -289,7 +289,7 @@ def test_what_the_provider_refuses_is_passed_on_with_its_reason_and_without_our_
 
 
 def test_a_call_whose_idempotency_key_is_being_answered_is_409(service, fake):
-    fake.behave(Behaviour(delay_s=0.5))
+    fake.behave(Behaviour(delay_s=1.0))
     body = body_for(service.tenant())
     replies = []
     first = threading.Thread(target=lambda: replies.append(service.complete(body, Idempotency_Key="in-flight")))
