@@ -20,6 +20,7 @@ from tollhouse.cli.options import Options
 from tollhouse.cli.root import root
 from tollhouse.storage.lock import DatabaseLock
 from tollhouse.storage.schema import REVISION
+from tollhouse.telemetry import logs
 from tollhouse.testing import Behaviour, FakeProvider
 
 BODY = {"user_id": 101, "feature_slug": "summary", "model": "small", "user_message": "Hello.", "max_tokens": 50}
@@ -30,7 +31,8 @@ SECRETS = {"TEST_ADMIN_KEY": ADMIN_KEY, "TEST_PROVIDER_KEY": PROVIDER_KEY}
 @pytest.fixture(autouse=True)
 def no_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Logs would go to a stream that ends with the command, which here is not the end of the process."""
-    monkeypatch.setattr(session, "quiet_logs", lambda: None)
+    for module in (session, logs):
+        monkeypatch.setattr(module, "configure_logs", lambda **_: None)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield
     structlog.reset_defaults()

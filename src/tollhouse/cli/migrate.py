@@ -18,12 +18,12 @@ def migrate(options: Options) -> None:
 
     from tollhouse.cli.database_file import revision_of
     from tollhouse.cli.output import print_json
-    from tollhouse.cli.session import outlast_commands, quiet_logs
+    from tollhouse.cli.session import outlast_commands
     from tollhouse.storage.schema import REVISION
-    from tollhouse.wiring import database_path
+    from tollhouse.telemetry.logs import configure_logs
 
-    quiet_logs()
-    path = database_path(options.config())
+    configure_logs(as_json=False, level="warning")
+    path = options.config().database.sqlite_path
     # A database that is up to date is left alone, so that a server may be running from it.
     before = revision_of(path)
     if before != REVISION:

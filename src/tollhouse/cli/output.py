@@ -9,16 +9,7 @@ import msgspec
 from tollhouse.cli.session import Answer
 
 _GAP = "  "
-
-
-def _plain(value: object) -> str:
-    """Return a text of another type, such as a table's name in SQLAlchemy, as the text that it is."""
-    if isinstance(value, str):
-        return str(value)
-    raise NotImplementedError
-
-
-_encoder = msgspec.json.Encoder(decimal_format="number", enc_hook=_plain)
+_encoder = msgspec.json.Encoder(decimal_format="number")
 
 
 def print_json(value: object) -> None:

@@ -33,7 +33,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     from tollhouse.config import resolve_secrets
     from tollhouse.telemetry.logs import configure_logs
 
-    configure_logs(as_json=options.as_json or not sys.stderr.isatty())
+    configure_logs(as_json=options.as_json or not sys.stderr.isatty(), level="info")
     config = options.config()
     secrets = resolve_secrets(config, options.environ)
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}

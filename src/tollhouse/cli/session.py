@@ -6,7 +6,6 @@ plane here. Either way they use the admin routes, so that checks and messages ar
 
 import asyncio
 import http.client
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, contextmanager
@@ -15,7 +14,6 @@ from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
-import structlog
 
 from tollhouse.cli.options import Options, Refused
 from tollhouse.config import Config, Secrets, resolve_secrets
@@ -121,7 +119,7 @@ class Session:
 @contextmanager
 def open_session(options: Options) -> Iterator[Session]:
     """Reach the control plane, for as long as the context lasts; raises StartError."""
-    quiet_logs()
+    configure_logs(as_json=False, level="warning")
     config = options.config()
     secrets = resolve_secrets(config, options.environ, providers=False)
     with ExitStack() as stack:
@@ -152,19 +150,12 @@ def outlast_commands(work: Callable[[], T]) -> T:
         time.sleep(_RETRY_EVERY_S)
 
 
-def quiet_logs() -> None:
-    """Have commands log to standard error, in text, and only what a person has to know of."""
-    configure_logs(as_json=False)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-
-
 @contextmanager
 def _embedded(config: Config, secrets: Secrets) -> Iterator[Session]:
     """Own the database and serve the session from within this process; raises DatabaseInUse, StartError."""
-    if (path := config.database.sqlite_path) is not None:
-        # Asked before the control plane is imported, since a command that finds a server running needs none of it.
-        with DatabaseLock(path):
-            pass
+    # Asked before the control plane is imported, since a command that finds a server running needs none of it.
+    with DatabaseLock(config.database.sqlite_path):
+        pass
     from tollhouse.cli.asgi_client import ask
     from tollhouse.wiring import open_control_plane
 

@@ -21,10 +21,9 @@ def verify(context: click.Context) -> None:
     from tollhouse.cli.database_file import read_books
     from tollhouse.cli.output import print_json
     from tollhouse.ledger.verify import verify as verify_books
-    from tollhouse.wiring import database_path
 
     options: Options = context.obj
-    report = read_books(database_path(options.config()), verify_books)
+    report = read_books(options.config().database.sqlite_path, verify_books)
     if options.as_json:
         print_json(report)
     else:

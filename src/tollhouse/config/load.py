@@ -103,6 +103,11 @@ def _decimal(text: str) -> Decimal:
 
 
 def _check_references(config: Config, problems: Problems) -> None:
+    for name, provider in config.providers.items():
+        first_byte_s = provider.first_byte_timeout_s
+        if first_byte_s is not None and first_byte_s > provider.timeout_s:
+            expected = f"at most timeout_s, {provider.timeout_s:g}"
+            problems.wrong(("providers", name, "first_byte_timeout_s"), first_byte_s, expected)
     for name, model in config.models.items():
         if model.provider not in config.providers:
             known = listed(sorted(config.providers)) or "none is configured"

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
+from tollhouse.errors import StartError
+
 MEBIBYTE = 1024 * 1024
 _SQLITE_SCHEME = "sqlite:///"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -116,9 +118,15 @@ class Database(Section, frozen=True):
     )
 
     @property
-    def sqlite_path(self) -> Path | None:
-        """The SQLite file, a relative one being relative to the current directory; None for another database."""
-        return Path(self.url.removeprefix(_SQLITE_SCHEME)) if self.url.startswith(_SQLITE_SCHEME) else None
+    def sqlite_path(self) -> Path:
+        """The SQLite file, a relative one being relative to the current directory.
+
+        Raises:
+            StartError: the URL names an engine that this version does not run on.
+        """
+        if not self.url.startswith(_SQLITE_SCHEME):
+            raise StartError("[database] url: this version runs on SQLite; expected sqlite:///FILE")
+        return Path(self.url.removeprefix(_SQLITE_SCHEME))
 
 
 class Auth(Section, frozen=True):
@@ -144,7 +152,10 @@ class Provider(Section, frozen=True):
     """What the vendor's own SDK calls its base URL; None for the vendor's public one."""
     api_key: Secret | None = None
     timeout_s: Annotated[float, _seconds(3600)] = 60
+    first_byte_timeout_s: Annotated[float, _seconds(3600)] | None = None
+    """From sending a call until its answer begins, at most ``timeout_s``; None sets no limit of its own."""
     connect_timeout_s: Annotated[float, _seconds(3600)] = 5
+    """For name, TCP, proxy and TLS together."""
     max_connections: Annotated[int, _whole(1, 100_000)] = 1000
 
 

@@ -62,7 +62,8 @@ class Report(msgspec.Struct):
     def add(self, table: sa.Table, row: object, problem: str) -> None:
         self.finding_count += 1
         if len(self.findings) < MAX_FINDINGS:
-            self.findings.append(Finding(table.name, str(row), problem))
+            # SQLAlchemy's names are a type of their own, which JSON does not know.
+            self.findings.append(Finding(str(table.name), str(row), problem))
 
 
 Sums = dict[tuple[str, ...], list[int]]

@@ -2,12 +2,17 @@
 
 import logging
 import sys
+from typing import Literal
 
 import structlog
 
 
-def configure_logs(*, as_json: bool) -> None:
-    """Send structlog's and the libraries' messages to standard error."""
+def configure_logs(*, as_json: bool, level: Literal["info", "warning"]) -> None:
+    """Send structlog's and the libraries' messages to standard error.
+
+    Args:
+        level: the least of structlog's messages that are sent; of the libraries' it is always "warning".
+    """
     renderer = (
         structlog.processors.JSONRenderer()
         if as_json
@@ -23,7 +28,7 @@ def configure_logs(*, as_json: bool) -> None:
     ]
     structlog.configure(
         processors=[*shared, structlog.processors.format_exc_info, renderer] if as_json else [*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -53,3 +54,25 @@ def test_help_imports_nothing_heavy():
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
 
     assert found.stdout == "[]\n"
+
+
+def test_commands_on_the_database_file_are_quiet_and_load_nothing_of_the_api_process(tmp_path):
+    heavy = ("httptools", "litestar", "prometheus_client", "tollhouse.wiring", "uvicorn", "uvloop")
+    code = (
+        "import sys\n"
+        "from tollhouse.cli.root import root\n"
+        "for command in ('migrate', 'verify'):\n"
+        "    root.main([command], standalone_mode=False)\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOLLHOUSE_")}
+
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    made, verified, loaded = found.stdout.splitlines()
+    assert made.startswith("tollhouse.db was created, ")
+    assert verified.startswith("Consistent ")
+    assert loaded == "[]"
+    assert found.stderr == ""

@@ -110,12 +110,18 @@ def test_a_file_may_start_with_a_byte_order_mark_and_have_windows_line_ends():
     [
         ("sqlite:///./a.db", Path("a.db")),
         ("sqlite:////a/b.db", Path("/a/b.db")),
-        ("postgresql://me:pw@db:5432/tollhouse", None),
     ],
 )
-def test_a_database_url_names_a_file_or_a_server(url, path):
+def test_a_database_url_names_a_file(url, path):
     assert load(f"[database]\nurl = '{url}'").database.sqlite_path == path
     assert Database(url=url).sqlite_path == path
+
+
+def test_a_database_on_a_server_can_be_configured_but_is_no_file():
+    database = load("[database]\nurl = 'postgresql://me:pw@db:5432/tollhouse'").database
+
+    with pytest.raises(StartError, match=r"^\[database\] url: this version runs on SQLite; expected sqlite:///FILE$"):
+        _ = database.sqlite_path
 
 
 # What is wrong with the file itself.
@@ -188,6 +194,18 @@ def test_text_that_is_not_toml_is_an_error_with_its_line_and_column(text, messag
         ("[server]\nbody_timeout_s = nan", "2: [server] body_timeout_s = NaN: expected *"),
         ("[server]\nbody_timeout_s = inf", "2: [server] body_timeout_s = Infinity: expected *"),
         ("[server]\nbody_timeout_s = 1e99999999999999999999", "2: [server] body_timeout_s = NaN: expected *"),
+        (
+            "[providers.a]\nkind = 'openai'\nfirst_byte_timeout_s = 0",
+            "3: [providers.a] first_byte_timeout_s = 0: expected a number of seconds above 0 and at most 3600",
+        ),
+        (
+            "[providers.a]\nkind = 'openai'\nfirst_byte_timeout_s = -1.5",
+            "3: [providers.a] first_byte_timeout_s = -1.5: expected a number of seconds above 0 *",
+        ),
+        (
+            "[providers.a]\nkind = 'openai'\nconnect_timeout_s = 0",
+            "3: [providers.a] connect_timeout_s = 0: expected a number of seconds above 0 and at most 3600",
+        ),
         ("[tiers.a]", '1: [tiers.a]: "budget_usd" is missing: expected an amount in USD *'),
         ("[tiers.a]\nbudget_usd = 1e-10", "2: [tiers.a] budget_usd = 1E-10: expected * at most 9 decimal places"),
         ("[tiers.a]\nbudget_usd = -0.01", "2: [tiers.a] budget_usd = -0.01: expected an amount in USD from 0 *"),
@@ -348,6 +366,23 @@ def test_the_default_deadline_is_within_the_longest_one():
     assert problem("[limits]\nmax_timeout_s = 30").endswith(
         "[limits] call_timeout_s = 60: expected at most max_timeout_s, 30"
     )
+
+
+def test_an_answer_may_not_begin_later_than_the_attempt_ends():
+    found = problem(PROVIDERS + "timeout_s = 30\n\nfirst_byte_timeout_s = 30.5")
+    assert found == ("tollhouse.toml:7: [providers.openai] first_byte_timeout_s = 30.5: expected at most timeout_s, 30")
+
+
+def test_a_first_byte_timeout_is_within_the_default_timeout_and_the_environments():
+    assert problem(PROVIDERS + "first_byte_timeout_s = 60.5").endswith("expected at most timeout_s, 60")
+    (found,) = problems(PROVIDERS + "first_byte_timeout_s = 60", {"TOLLHOUSE_PROVIDERS__OPENAI__TIMEOUT_S": "20"})
+    assert found.endswith("expected at most timeout_s, 20")
+
+
+def test_a_first_byte_timeout_is_optional_and_may_be_as_long_as_the_timeout():
+    found = load(PROVIDERS + "timeout_s = 2.5\nfirst_byte_timeout_s = 2.5\nconnect_timeout_s = 1.5").providers
+    assert (found["openai"].first_byte_timeout_s, found["openai"].connect_timeout_s) == (2.5, 1.5)
+    assert found["anthropic"].first_byte_timeout_s is None
 
 
 def test_the_default_tier_is_one_of_the_tiers():

@@ -49,7 +49,8 @@ budget_usd = 10.00
     metavar="DIR",
     help="Keep configuration, database and logs here, instead of in a temporary directory.",
 )
-def demo(once: bool, port: int, data_dir: Path | None) -> None:
+@click.pass_context
+def demo(context: click.Context, once: bool, port: int, data_dir: Path | None) -> None:
     """Show the service at work, with a real model on this machine.
 
     No API key and no network: a small language model answers, a tenant, a feature and a key are made, and calls go
@@ -62,7 +63,7 @@ def demo(once: bool, port: int, data_dir: Path | None) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with _directory(data_dir) as directory:
-        _run(Screen(), weights, directory, port, once=once)
+        _run(Screen(), context.find_root().command, weights, directory, port, once=once)
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
@@ -80,7 +81,7 @@ def _directory(data_dir: Path | None) -> Iterator[Path]:
         yield data_dir.resolve()
 
 
-def _run(screen: "Screen", weights: Path, directory: Path, port: int, *, once: bool) -> None:
+def _run(screen: "Screen", tollhouse: click.Command, weights: Path, directory: Path, port: int, *, once: bool) -> None:
     from tollhouse.cli.demo.children import Child, own_environment, wait_while_running
     from tollhouse.cli.demo.walk import Walk
 
@@ -108,7 +109,8 @@ def _run(screen: "Screen", weights: Path, directory: Path, port: int, *, once: b
         line = service.wait_until_ready(_SERVICE_TIMEOUT_S, waiting.tick)
         waiting.done(line)
 
-        walk = Walk(screen, file, directory / "tollhouse.db", line.rpartition(" ")[2], environ)
+        url = line.rpartition(" ")[2]
+        walk = Walk(screen, tollhouse, file=file, database=directory / "tollhouse.db", url=url, environ=environ)
         walk.go()
         if once:
             return

@@ -53,14 +53,25 @@ class Walk:
     """The steps, in their order.
 
     Args:
+        tollhouse: the command line, whose commands the steps run.
         file: the service's configuration.
         database: its SQLite file.
         url: where it serves.
         environ: the environment that it was started with.
     """
 
-    def __init__(self, screen: Screen, file: Path, database: Path, url: str, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        screen: Screen,
+        tollhouse: click.Command,
+        *,
+        file: Path,
+        database: Path,
+        url: str,
+        environ: Mapping[str, str],
+    ) -> None:
         self._screen = screen
+        self._tollhouse = tollhouse
         self._file = file
         self._database = database
         self._url = url
@@ -155,12 +166,10 @@ class Walk:
         return output
 
     def _captured(self, *arguments: str) -> str:
-        from tollhouse.cli.root import root
-
         output = io.StringIO()
         options = Options(config_file=self._file, environ=self._environ)
         with contextlib.redirect_stdout(output):
-            root.main(arguments, prog_name="tollhouse", standalone_mode=False, obj=options)
+            self._tollhouse.main(arguments, prog_name="tollhouse", standalone_mode=False, obj=options)
         return output.getvalue()
 
     def _ask(self, method: str, target: str, body: object = None, *, show: bytes | None = None) -> Any:

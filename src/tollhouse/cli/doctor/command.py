@@ -23,9 +23,9 @@ def doctor(context: click.Context) -> None:
     with 1 if something cannot work.
     """
     from tollhouse.cli.output import print_json
-    from tollhouse.cli.session import quiet_logs
+    from tollhouse.telemetry.logs import configure_logs
 
-    quiet_logs()
+    configure_logs(as_json=False, level="warning")
     options: Options = context.obj
     findings = _examine(options)
     if options.as_json:
@@ -43,11 +43,10 @@ def _examine(options: Options) -> list["Finding"]:
     from tollhouse.cli.doctor.machine import examine_database, examine_open_files, examine_pepper
     from tollhouse.cli.doctor.providers import examine_providers
     from tollhouse.config import resolve_secrets
-    from tollhouse.wiring import database_path
 
     try:
         config = options.config()
-        path = database_path(config)
+        path = config.database.sqlite_path
     except StartError as error:
         return [failed("configuration", line, "see docs/configuration.md") for line in str(error).splitlines()]
     findings = [ok("configuration", options.config_source())]
