@@ -1,10 +1,8 @@
 """The composition root: the only place that names concrete parts and puts them together."""
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
 
 import msgspec
 import structlog
@@ -22,7 +20,6 @@ from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.routes import CompleteRoute
 from tollhouse.config import Config, Secrets
-from tollhouse.errors import StartError
 from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.service import Gate
 from tollhouse.gate.sqlite import SqliteGate
@@ -35,6 +32,7 @@ from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.service import Ledger
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.pricing.catalogue import Catalogue
+from tollhouse.providers.dial import default_tls
 from tollhouse.providers.registry import adapter_for
 from tollhouse.providers.transport import TransportLimits, Upstream, proxy_from_environment
 from tollhouse.storage.lock import DatabaseLock
@@ -72,18 +70,10 @@ class Service(msgspec.Struct, frozen=True):
     operator_token: str
 
 
-def database_path(config: Config) -> Path:
-    """Return the embedded database's file; raises StartError for an engine that this version does not run on."""
-    path = config.database.sqlite_path
-    if path is None:
-        raise StartError("[database] url: this version runs on SQLite; expected sqlite:///FILE")
-    return path
-
-
 @asynccontextmanager
 async def open_core(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Core]:
     """Own the database, migrated and recovered, and the keys in it; raises StartError."""
-    path = database_path(config)
+    path = config.database.sqlite_path
     with DatabaseLock(path) as lock:
         database = SqliteDatabase(path)
         SqliteGate(clock, _rate_limiter(config)).handle_on(database)
@@ -195,7 +185,7 @@ def _complete_route(
 def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upstream]:
     """Return the transport to each configured provider, by its name."""
     # One context for all, since each holds its own copy of the system's certificates.
-    tls = ssl.create_default_context()
+    tls = default_tls()
     upstreams = {}
     for name, settings in config.providers.items():
         address = base_url(config, name)
@@ -229,6 +219,7 @@ def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream],
             timeout_s=config.providers[settings.provider].timeout_s,
             max_output_tokens=settings.max_output_tokens,
             input_overhead_tokens=settings.input_overhead_tokens,
+            first_byte_timeout_s=config.providers[settings.provider].first_byte_timeout_s,
         )
         for name, settings in config.models.items()
     }

@@ -41,13 +41,15 @@ async def dispatch(candidate: Candidate, wire: WireRequest, call_deadline_s: flo
     """Send a request and translate what comes back. Never raises, but for cancellation.
 
     Args:
-        call_deadline_s: by the running loop's clock; the provider's own timeout may end the wait earlier.
+        call_deadline_s: by the running loop's clock; the provider's own timeouts may end the wait earlier.
     """
     loop = asyncio.get_running_loop()
     deadline_s = min(call_deadline_s, loop.time() + candidate.timeout_s)
     name = candidate.provider
     try:
-        response = await candidate.transport.post(wire, deadline_s=deadline_s)
+        response = await candidate.transport.post(
+            wire, deadline_s=deadline_s, first_byte_timeout_s=candidate.first_byte_timeout_s
+        )
         return candidate.adapter.decode(response)
     except NotSent as error:
         if loop.time() >= call_deadline_s:
@@ -59,8 +61,8 @@ async def dispatch(candidate: Candidate, wire: WireRequest, call_deadline_s: flo
     except Overloaded as error:
         busy = Unavailable(f"{name} cannot answer: {error}", retry_after_s=error.retry_after_s or _RETRY_AFTER_S)
         return Failed(busy, "refused", may_go_on=True, pause_s=error.retry_after_s)
-    except TimedOut:
-        return Failed(CallTimeout(f"{name} did not answer in time; the call may be billed, {_HELD}"), "unknown")
+    except TimedOut as error:
+        return Failed(CallTimeout(f"{name} timed out: {error}; the call may be billed, {_HELD}"), "unknown")
     except OutcomeUnknown as error:
         lost = Unavailable(f"{name} brought no usable answer: {error}; {_HELD}", retry_after_s=_RETRY_AFTER_S)
         return Failed(lost, "unknown")

@@ -14,8 +14,8 @@ from tollhouse.providers.base import Adapter, WireRequest, WireResponse
 class Transport(Protocol):
     """Carries a request to one provider; implemented by ``providers.transport.Upstream``."""
 
-    async def post(self, wire: WireRequest, *, deadline_s: float) -> WireResponse:
-        """Send and receive until a deadline of the running loop's clock."""
+    async def post(self, wire: WireRequest, *, deadline_s: float, first_byte_timeout_s: float | None) -> WireResponse:
+        """Send and receive until a deadline of the running loop's clock, or until the answer has not begun in time."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -33,6 +33,8 @@ class Candidate(msgspec.Struct, frozen=True):
     max_output_tokens: int | None
     input_overhead_tokens: int = 64
     """The most input tokens that the provider adds to a call by itself."""
+    first_byte_timeout_s: float | None = None
+    """The longest that an answer may take to begin once the call is sent; None leaves it to ``timeout_s``."""
 
 
 class PricedCandidate(msgspec.Struct, frozen=True):

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tollhouse.providers.base import FinishReason, Message, OutcomeUnknown, ProviderAnswer, Usage, WireResponse
-from tollhouse.providers.parsing import ABSENT, UNREADABLE, Count, first_id
+from tollhouse.providers.parsing import ABSENT, UNREADABLE, Count, first_id, reports_use
 from tollhouse.providers.refusals import overloaded, vendor_error
 
 PATH = "/chat/completions"
@@ -81,8 +81,8 @@ def read_completion(response: WireResponse) -> Completion:
     """Decode a 200 that has at least one choice.
 
     Raises:
-        Overloaded: it holds an error object instead, as OpenRouter and others answer.
-        OutcomeUnknown: it is not a chat completion.
+        Overloaded: it holds an error instead, as OpenRouter and others answer, and no usage.
+        OutcomeUnknown: it is not a chat completion, or an error that may be billed.
     """
     try:
         completion = _decoder.decode(response.body)
@@ -90,9 +90,15 @@ def read_completion(response: WireResponse) -> Completion:
         raise OutcomeUnknown("the provider's answer cannot be read as a chat completion") from error
     if completion.choices:
         return completion
-    if completion.error is not None:
-        raise overloaded(response, vendor_error(response.body))
-    raise OutcomeUnknown("the provider's answer has no choices")
+    # An error without usage is free, as the same words under a 5xx are: OpenRouter says so, with status 200, that the
+    # provider behind it failed, and charges nothing for what ended in an error. Usage beside it says that work was done
+    # all the same, which may be billed. An error that is empty, or neither an object nor a text, says neither.
+    reported = vendor_error(response.body) if completion.error else None
+    if reported is None:
+        raise OutcomeUnknown("the provider's answer has no choices")
+    if reports_use(completion.usage):
+        raise OutcomeUnknown("the provider answered with an error, yet reported usage that it may bill")
+    raise overloaded(response, reported)
 
 
 def chat_answer(response: WireResponse, completion: Completion, usage: Usage | None) -> ProviderAnswer:

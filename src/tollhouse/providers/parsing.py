@@ -48,6 +48,32 @@ def usage_or_none(
     return usage if fewest >= 0 else None
 
 
+def reports_use(raw: msgspec.Raw) -> bool:
+    """Return whether a usage block beside an error says, or may say, that something was used.
+
+    Only a block that is absent, or that holds nothing but zeros and empty values, says that nothing was. Names and
+    kinds of values do not matter: some servers report a cost, or a count this version does not know.
+
+    Args:
+        raw: the block as it was sent, or ``ABSENT``.
+    """
+    if not bytes(raw):
+        return False
+    try:
+        unseen = [msgspec.json.decode(raw)]
+    except UNREADABLE:
+        return True
+    while unseen:
+        value = unseen.pop()
+        if isinstance(value, dict):
+            unseen.extend(value.values())
+        elif isinstance(value, list):
+            unseen.extend(value)
+        elif value:
+            return True
+    return False
+
+
 def first_id(*candidates: Any) -> str | None:
     """Return the first candidate that is a printable text, as the provider's id of a call."""
     for candidate in candidates:

@@ -166,6 +166,38 @@ def test_an_unknown_outcome_is_held_at_its_ceiling_and_neither_retried_nor_invoi
     assert (usage["calls"], usage["cost_usd"]) == (0, 0)
 
 
+FAILED_BEHIND = {"error": {"code": 502, "message": "Provider returned error"}}
+
+
+@pytest.mark.parametrize("model", ["gpt-4o-mini", "deepseek-chat"])
+def test_an_error_within_a_200_that_reports_usage_is_held_at_its_ceiling(service, fake, model):
+    tenant = service.tenant()
+    usage = {"prompt_tokens": 30, "completion_tokens": 12, "total_tokens": 42}
+    fake.replay({"status": 200, "response": {**FAILED_BEHIND, "usage": usage}})
+
+    reply = service.complete(body_for(tenant, model=model))
+
+    assert (reply.status, reply.code) == (503, "ai_unavailable")
+    assert "its ceiling stays counted against the budget" in reply.message
+    assert len(fake.receipts()) == 1, "a second try could be billed twice"
+    (row,) = service.rows(tenant_id=tenant)
+    assert (row["status"], row["total_tokens"]) == ("unknown", 0)
+    budget = service.budget(tenant)
+    assert (budget["posted_nano_usd"], budget["reserved_nano_usd"]) == (0, row["cost_nano_usd"])
+    assert row["cost_nano_usd"] > 0
+
+
+def test_an_error_within_a_200_without_usage_costs_nothing_and_is_tried_again(service, fake):
+    tenant = service.tenant()
+    fake.replay({"status": 200, "response": FAILED_BEHIND})
+
+    assert service.complete(body_for(tenant, model="gpt-4o-mini")).status == 200
+
+    assert len(fake.receipts()) == 2
+    assert [(row["status"], row["attempt"]) for row in service.rows(tenant_id=tenant)] == [("settled", 2)]
+    assert nothing_is_held(service, tenant)
+
+
 def test_what_is_held_for_unknown_outcomes_is_missing_from_the_budget(service, fake):
     body = body_for(0, timeout_s=0.2)
     ceiling = ceiling_nano_usd(body, **HAIKU_AT_MOST)

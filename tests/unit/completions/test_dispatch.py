@@ -86,7 +86,7 @@ def test_a_provider_that_could_not_be_reached_by_the_deadline_is_a_timeout_that_
 @pytest.mark.parametrize(("remaining_s", "timeout_s", "expected_s"), [(60.0, 5.0, 5.0), (3.0, 5.0, 3.0)])
 def test_an_attempt_ends_at_the_providers_timeout_or_the_calls_deadline(remaining_s, timeout_s, expected_s):
     class Noting(Provider):
-        async def post(self, wire, *, deadline_s):
+        async def post(self, wire, *, deadline_s, first_byte_timeout_s):
             self.deadline_s = deadline_s
             return answer()
 
@@ -99,9 +99,31 @@ def test_an_attempt_ends_at_the_providers_timeout_or_the_calls_deadline(remainin
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("first_byte_timeout_s", [None, 2.5])
+def test_the_transport_is_told_how_long_an_answer_may_take_to_begin(first_byte_timeout_s):
+    told = []
+
+    class Noting(Provider):
+        async def post(self, wire, *, deadline_s, first_byte_timeout_s):
+            told.append(first_byte_timeout_s)
+            return answer()
+
+    async def main():
+        at = candidate("small", Noting(), first_byte_timeout_s=first_byte_timeout_s)
+        await dispatch(at, WIRE, asyncio.get_running_loop().time() + 60)
+
+    asyncio.run(main())
+    assert told == [first_byte_timeout_s]
+
+
+def test_what_was_too_late_is_told():
+    message = outcome_of(TimedOut("api.example did not begin to answer in time")).error.message
+    assert message.startswith("small inc timed out: api.example did not begin to answer in time; ")
+
+
 def test_a_cancelled_attempt_is_cancelled():
     class Cancelled(Provider):
-        async def post(self, wire, *, deadline_s):
+        async def post(self, wire, *, deadline_s, first_byte_timeout_s):
             raise asyncio.CancelledError
 
     async def main():

@@ -201,6 +201,17 @@ def test_a_200_that_is_no_message_may_have_been_billed(body):
         ADAPTER.decode(WireResponse(status=200, headers={}, body=body))
 
 
+@pytest.mark.parametrize(
+    "usage", [{}, {"usage": {"input_tokens": 0, "output_tokens": 0}}, {"usage": {"input_tokens": 9}}]
+)
+@pytest.mark.parametrize("status", [200, 201, 202, 206])
+def test_an_error_under_a_2xx_may_have_been_billed(status, usage):
+    # Anthropic itself never answers so: whoever does in its place has said nothing about its bill.
+    failed = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}, **usage}
+    with pytest.raises(OutcomeUnknown):
+        ADAPTER.decode(answer(status, **failed))
+
+
 def test_a_refused_request_passes_the_reason_on():
     with pytest.raises(Rejected, match="max_tokens: must be at least 1") as caught:
         ADAPTER.decode(error(400, "invalid_request_error", "max_tokens: must be at least 1"))

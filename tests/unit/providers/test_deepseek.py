@@ -6,6 +6,7 @@ import pytest
 from tollhouse.errors import InvalidRequest
 from tollhouse.providers.base import (
     Message,
+    OutcomeUnknown,
     Overloaded,
     ProviderAnswer,
     ProviderRequest,
@@ -121,6 +122,14 @@ def test_what_the_operator_has_to_mend_is_another_candidates_chance(status, text
 def test_invalid_parameters_are_rejected_with_the_reason():
     with pytest.raises(Rejected, match="max_tokens is too large"):
         ADAPTER.decode(error(422, "max_tokens is too large"))
+
+
+def test_an_error_within_a_200_is_free_unless_it_reports_usage():
+    failed = {"message": "Server overloaded", "type": "server_error"}
+    with pytest.raises(Overloaded):
+        ADAPTER.decode(answer(error=failed))
+    with pytest.raises(OutcomeUnknown, match="reported usage"):
+        ADAPTER.decode(answer(error=failed, usage={"prompt_cache_hit_tokens": 512}))
 
 
 def test_a_busy_server_is_overloaded():

@@ -124,6 +124,84 @@ def test_a_server_that_does_not_speak_tls_is_not_sent_to(manners, run, kit, auth
     run(main())
 
 
+def late(port, pause_s, *, consent=b""):
+    """Return a script that stands before the server at ``port`` and passes nothing on for a while.
+
+    With ``consent`` it is a proxy, which pauses before it gives it as well.
+    """
+
+    async def script(peer):
+        if consent:
+            await peer.reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(pause_s)
+            await peer.send(consent)
+        await asyncio.sleep(pause_s)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            await asyncio.gather(pipe(peer.reader, writer), pipe(reader, peer.writer))
+        finally:
+            writer.transport.abort()
+
+    return script
+
+
+async def gives_up_connecting(kit, it):
+    """Check that a call is not sent, for want of a connection, long before its deadline."""
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + 20
+    with pytest.raises(NotSent, match="took too long"):
+        await kit.post(it, timeout_s=20)
+    assert loop.time() < deadline_s
+    assert it._slots_taken == 0
+
+
+def test_tcp_that_is_not_accepted_in_time_is_given_up(run, kit):
+    async def main() -> None:
+        # Once its queue is full, Linux leaves further connections unanswered.
+        with socket.socket() as listener, contextlib.ExitStack() as stack:
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+            host, port = listener.getsockname()
+            for _ in range(3):
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex((host, port))
+            async with kit.upstream(f"http://{host}:{port}", connect_timeout_s=0.05) as it:
+                await gives_up_connecting(kit, it)
+
+    run(main())
+
+
+def test_tls_that_is_not_agreed_on_in_time_is_given_up(run, kit, authority):
+    async def main() -> None:
+        async with (
+            kit.RawServer(kit.always_ok, tls=authority.server("127.0.0.1")) as server,
+            kit.RawServer(late(server.port, 0.3)) as before,
+            kit.upstream(f"https://127.0.0.1:{before.port}", tls=authority.client(), connect_timeout_s=0.1) as it,
+        ):
+            await gives_up_connecting(kit, it)
+            assert server.requests == []
+
+    run(main())
+
+
+def test_all_steps_of_connecting_share_one_timeout(run, kit, authority):
+    async def main() -> None:
+        consent = b"HTTP/1.1 200 OK\r\n\r\n"
+        async with (
+            kit.RawServer(kit.always_ok, tls=authority.server("api.example")) as server,
+            kit.RawServer(late(server.port, 0.2, consent=consent)) as proxy,
+            kit.upstream(
+                "https://api.example", tls=authority.client(), proxy_url=proxy.url, connect_timeout_s=0.3
+            ) as it,
+        ):
+            # Neither the tunnel nor TLS takes longer than is allowed, but both together do.
+            await gives_up_connecting(kit, it)
+            assert server.requests == []
+
+    run(main())
+
+
 def test_a_call_cancelled_while_connecting_leaves_nothing_behind(run, kit, authority):
     async def script(peer):
         await peer.client_gone()

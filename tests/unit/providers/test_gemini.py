@@ -179,6 +179,17 @@ def test_a_200_without_candidates_may_have_been_billed(body):
         ADAPTER.decode(WireResponse(status=200, headers={}, body=body))
 
 
+@pytest.mark.parametrize(
+    "usage", [{}, {"usageMetadata": {"promptTokenCount": 0}}, {"usageMetadata": {"promptTokenCount": 9}}]
+)
+@pytest.mark.parametrize("status", [200, 201, 202, 206])
+def test_an_error_under_a_2xx_may_have_been_billed(status, usage):
+    # Google itself never answers so: whoever does in its place has said nothing about its bill.
+    failed = {"error": {"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"}, **usage}
+    with pytest.raises(OutcomeUnknown):
+        ADAPTER.decode(answer(status, **failed))
+
+
 def test_a_quota_says_when_to_come_back():
     retry = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "31s"}
     with pytest.raises(Overloaded, match="RESOURCE_EXHAUSTED") as caught:

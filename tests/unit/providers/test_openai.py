@@ -293,6 +293,68 @@ def test_an_error_within_a_200_is_another_candidates_chance():
         ADAPTER.decode(answer(error={"code": 502, "message": "Provider returned error"}, choices=None))
 
 
+NOTHING_USED: list[Any] = [
+    None,
+    {},
+    {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    {"prompt_tokens": 0, "cost": 0.0, "is_byok": False, "cost_details": {"upstream_inference_cost": None}, "x": []},
+]
+
+
+@pytest.mark.parametrize("usage", NOTHING_USED)
+@pytest.mark.parametrize("said", [{"code": 502, "message": "Provider returned error"}, "Provider returned error"])
+def test_an_error_within_a_200_that_used_nothing_is_free(said, usage):
+    with pytest.raises(Overloaded):
+        ADAPTER.decode(answer(error=said, usage=usage))
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 10, "completion_tokens": 0, "total_tokens": 10},
+        {"prompt_tokens": 0, "completion_tokens": 1},
+        {"prompt_tokens": 10},
+        {"prompt_tokens": -7, "completion_tokens": "many"},
+        {"prompt_tokens": 0, "completion_tokens": 0, "cost": 0.0021},
+        {"prompt_tokens": 0, "completion_tokens": 0, "completion_tokens_details": {"reasoning_tokens": 7}},
+        {"tokens_of_tomorrow": [0, {"seen": 3}]},
+        "many",
+        7,
+    ],
+)
+@pytest.mark.parametrize("choices", [None, []])
+def test_an_error_within_a_200_that_reports_usage_may_be_billed(usage, choices):
+    failed = answer(error={"code": 502, "message": "org-Secret1 failed"}, choices=choices, usage=usage)
+    with pytest.raises(OutcomeUnknown, match="reported usage") as caught:
+        ADAPTER.decode(failed)
+    assert "org-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("depth", [100, 900, 5000])
+def test_an_error_with_a_usage_of_endless_depth_may_be_billed(depth):
+    body = b'{"error":"failed","usage":' + b"[" * depth + b"1" + b"]" * depth + b"}"
+    with pytest.raises(OutcomeUnknown):
+        ADAPTER.decode(WireResponse(status=200, headers={}, body=body))
+
+
+@pytest.mark.parametrize("said", ["", {}, [], ["failed"], 0, 7, True, False])
+def test_an_error_within_a_200_that_says_nothing_is_no_proof_that_the_call_was_free(said):
+    with pytest.raises(OutcomeUnknown, match="no choices"):
+        ADAPTER.decode(answer(error=said))
+
+
+def test_an_error_under_another_2xx_may_have_been_billed():
+    for status in (201, 202, 206):
+        with pytest.raises(OutcomeUnknown):
+            ADAPTER.decode(error(status, "Provider returned error"))
+
+
+def test_an_answer_beside_an_error_is_settled_by_its_usage():
+    body = json.loads(completion().body) | {"error": {"code": 502, "message": "it broke off"}}
+    decoded = ADAPTER.decode(answer(**body))
+    assert (decoded.content, decoded.usage) == ("Hi", Usage(input_tokens=10, output_tokens=5))
+
+
 def test_an_error_of_null_within_a_200_is_none():
     body = json.loads(completion().body) | {"error": None}
     assert ADAPTER.decode(answer(**body)).content == "Hi"

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError
+from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError, TimedOut
 from tollhouse.providers.transport import TransportLimits, Upstream
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -138,6 +138,43 @@ def test_too_many_waiting_calls_are_not_sent(kit, served):
         assert len(server.requests) == 1
 
     served(kit.silent, test, max_connections=1, max_waiting=2)
+
+
+def test_a_call_that_waits_for_a_connection_is_not_late_yet(kit, served):
+    async def script(peer):
+        await peer.request()
+        await kit.until(lambda: peer.server.go)
+        await peer.send(OK)
+        await kit.always_ok(peer)
+
+    async def test(it, server):
+        server.go = False
+        first = asyncio.create_task(kit.post(it))
+        await kit.until(lambda: server.requests)
+        second = asyncio.create_task(kit.post(it, first_byte_timeout_s=0.3))
+        await asyncio.sleep(0.4)
+        assert not second.done()
+        server.go = True
+        assert [answer.body for answer in await asyncio.gather(first, second)] == [b"ok"] * 2
+        assert server.accepted == 1
+
+    served(script, test, max_connections=1)
+
+
+def test_a_connection_whose_answer_did_not_begin_in_time_is_not_used_again(kit, served):
+    async def script(peer):
+        if peer.server.accepted == 1:
+            await kit.silent(peer)
+        else:
+            await kit.always_ok(peer)
+
+    async def test(it, server):
+        with pytest.raises(TimedOut, match="did not begin"):
+            await kit.post(it, first_byte_timeout_s=0.03)
+        assert (await kit.post(it)).body == b"ok"
+        assert (server.accepted, len(server.requests)) == (2, 2)
+
+    served(script, test)
 
 
 def test_an_idle_connection_is_closed_after_its_time(kit, served):
