@@ -59,13 +59,16 @@ def test_no_call_that_begins_after_the_switch_was_told_to_be_off_is_dispatched(s
             begun = number + 1
             yield number, call
 
+    def wait_until_begun(number: int) -> None:
+        eventually(lambda: begun > number)
+
     def toggle() -> None:
-        eventually(lambda: begun > 3 * CALLERS)
+        wait_until_begun(3 * CALLERS)
         for is_on in [False, True] * 6:
             turn(is_on)
             # The switch is known to be thrown: all calls from here on, until it is thrown again, must see it so.
             start = begun
-            eventually(lambda start=start: begun > start + 4 * CALLERS)
+            wait_until_begun(start + 4 * CALLERS)
             spans.append((is_on, start, begun))
 
     outcomes: dict[int, Outcome] = {

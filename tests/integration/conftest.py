@@ -161,12 +161,13 @@ class Plane:
             billing_period=billing_period(self.clock.at_ms),
             created_at=now,
         )
-        self.wait_for(self.database.submit(Admission(reservation)))
+        self.wait_for(self._submitted(Admission(reservation)))
         if cost is not None:
             usage = Usage(input_tokens=300, cached_input_tokens=12, output_tokens=80, reasoning_tokens=7)
-            self.wait_for(
-                self.database.submit(Settlement(reservation, status, usage, "reported", cost, "stop", 10, now))
-            )
+            self.wait_for(self._submitted(Settlement(reservation, status, usage, "reported", cost, "stop", 10, now)))
+
+    async def _submitted(self, operation: object) -> Any:
+        return await self.database.submit(operation)
 
     def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)

@@ -1,6 +1,7 @@
 """Errors as HTTP: the one form in which callers of every address learn that something went wrong."""
 
 import math
+from collections.abc import Iterable
 
 import msgspec
 
@@ -22,6 +23,11 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 _encode = msgspec.json.Encoder().encode
+
+
+def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as they stand in an HTTP/1.1 head."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
 def error_answer(error: TollhouseError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import structlog
 
-from tollhouse.apps.answers import error_answer
+from tollhouse.apps.answers import error_answer, header_lines
 from tollhouse.completions.routes import Caller, CompleteRoute
 from tollhouse.errors import InternalError, TollhouseError
 from tollhouse.kit.clock import Clock
@@ -17,10 +17,11 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 RawHeaders = Sequence[tuple[bytes, bytes]]
-HttpAnswer = tuple[int, RawHeaders, bytes]
+HttpAnswer = tuple[int, bytes, bytes]
+"""Status, header lines and body."""
 
-_JSON = (b"content-type", b"application/json")
-_REPLAYED = (b"idempotent-replayed", b"true")
+_HEADERS = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+_REPLAYED = b"idempotent-replayed: true\r\n"
 _LOG = structlog.get_logger("tollhouse.api")
 
 
@@ -39,7 +40,7 @@ class CompletionEndpoint:
     def refuse(self, error: TollhouseError) -> HttpAnswer:
         """Return the answer to a request that is turned away."""
         self._metrics.answered(error.status, error.code)
-        return error_answer(error, self._request_id())
+        return _told(error, self._request_id())
 
     async def answer(self, caller: Caller, body: bytes) -> HttpAnswer:
         """Serve a call. Never raises, but for cancellation."""
@@ -50,17 +51,21 @@ class CompletionEndpoint:
             answer = await self._route.serve(caller, body, request_id)
         except TollhouseError as error:
             metrics.answered(error.status, error.code)
-            return error_answer(error, request_id)
+            return _told(error, request_id)
         except Exception:  # noqa: BLE001 - a defect here must not leave the caller without an answer
             _LOG.exception("a call failed on a defect", request_id=request_id)
             metrics.answered(InternalError.status, InternalError.code)
-            return error_answer(InternalError("something went wrong here; it has been logged"), request_id)
+            return _told(InternalError("something went wrong here; it has been logged"), request_id)
         finally:
             metrics.calls_in_flight -= 1
         metrics.answered(200, "")
-        length = (b"content-length", b"%d" % len(answer.body))
-        named = (b"x-request-id", answer.request_id.encode())
-        return 200, (_JSON, length, named, _REPLAYED) if answer.replayed else (_JSON, length, named), answer.body
+        head = _HEADERS % (len(answer.body), answer.request_id.encode())
+        return 200, head + _REPLAYED if answer.replayed else head, answer.body
 
     def _request_id(self) -> str:
         return new_id("req", self._clock.now_ms())
+
+
+def _told(error: TollhouseError, request_id: str) -> HttpAnswer:
+    status, headers, body = error_answer(error, request_id)
+    return status, header_lines(headers), body

@@ -5,13 +5,14 @@ would cost as much as the rest of the call. Every other request goes uvicorn's o
 """
 
 import asyncio
+import math
 from http import HTTPStatus
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tollhouse.apps.answers import error_answer
+from tollhouse.apps.answers import error_answer, header_lines
 from tollhouse.apps.api import CompletionEndpoint, HttpAnswer, RawHeaders
 from tollhouse.completions.routes import COMPLETE_PATH, Caller
 from tollhouse.errors import (
@@ -74,12 +75,28 @@ class _Dropped(list[tuple[bytes, bytes]]):
 _DROPPED = _Dropped()
 
 
+class _CommonLines:
+    """The header lines that uvicorn adds to every answer, as it renews them once a second."""
+
+    __slots__ = ("_headers", "_lines")
+
+    def __init__(self) -> None:
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._lines = b""
+
+    def __call__(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        if headers is not self._headers:
+            self._headers, self._lines = headers, header_lines(headers)
+        return self._lines
+
+
 def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clock) -> type[asyncio.Protocol]:
     """Return the protocol class for ``uvicorn.Config(http=…)``.
 
     It answers 400, 408, 413, 431 or 503 and hangs up on requests that are malformed or out of bounds. A request that
     arrives in one segment, as nearly all do, never starts a timer.
     """
+    common_lines = _CommonLines()
 
     class ApiProtocol(HttpToolsProtocol):
         _request: _Request | None = None
@@ -89,6 +106,9 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         _is_in_head = True
         _is_whole = False
         _timer: asyncio.TimerHandle | None = None
+        _task: asyncio.Task[None]
+        _idle_timer: asyncio.TimerHandle | None = None
+        _idle_until_s = math.inf
 
         # The connection.
 
@@ -101,6 +121,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop_timer()
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
             super().connection_lost(exc)
 
         def shutdown(self) -> None:
@@ -115,6 +137,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             if self._is_in_head:
                 self._head_bytes += len(data)
+            self._idle_until_s = math.inf
             self._unset_keepalive_if_required()
             self._feed(data)
             self._wait_for_more()
@@ -166,7 +189,10 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         def on_message_begin(self) -> None:
             self._is_whole = False
             self._is_in_head = True
-            super().on_message_begin()
+            # ASGI's scope is only made for requests that go to the application.
+            self.url = b""
+            self.headers = []
+            self.expect_100_continue = False
             if self._is_busy():
                 self._ignore_what_follows()
 
@@ -180,9 +206,17 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             elif self.url == _COMPLETE_URL and self.parser.get_method() == b"POST":
                 self._begin_request()
             else:
-                super().on_headers_complete()
+                self._begin_asgi_request()
             self._head_bytes = 0
             self.headers = _DROPPED
+
+        def _begin_asgi_request(self) -> None:
+            url, headers, expects = self.url, self.headers, self.expect_100_continue
+            super().on_message_begin()
+            self.url, self.expect_100_continue = url, expects
+            # The scope holds this very list.
+            self.headers.extend(headers)
+            super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
             request = self._request
@@ -207,9 +241,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 super().on_message_complete()
             else:
                 self._is_answering = True
-                task = self.loop.create_task(self._answer(self._request))
-                self.tasks.add(task)
-                task.add_done_callback(self.tasks.discard)
+                self._task = self.loop.create_task(self._answer(self._request))
+                self.tasks.add(self._task)
 
         # Completion calls.
 
@@ -260,11 +293,15 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             return False
 
         async def _answer(self, request: _Request) -> None:
-            if isinstance(request.caller, TollhouseError):
-                answer = endpoint.refuse(request.caller)
-            else:
-                parts = request.parts
-                answer = await endpoint.answer(request.caller, parts[0] if len(parts) == 1 else b"".join(parts))
+            try:
+                if isinstance(request.caller, TollhouseError):
+                    answer = endpoint.refuse(request.caller)
+                else:
+                    parts = request.parts
+                    answer = await endpoint.answer(request.caller, parts[0] if len(parts) == 1 else b"".join(parts))
+            finally:
+                # Here and not in a callback of the task, which would cost a turn of the loop for each call.
+                self.tasks.discard(self._task)
             self._request = None
             self._is_answering = False
             self.server_state.total_requests += 1
@@ -272,22 +309,30 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             self._write(answer, keeps_alive=request.keeps_alive)
             if request.keeps_alive:
-                self.timeout_keep_alive_task = self.loop.call_later(
-                    bounds.idle_timeout_s, self.timeout_keep_alive_handler
-                )
+                self._idle_until_s = self.loop.time() + bounds.idle_timeout_s
+                if self._idle_timer is None:
+                    self._idle_timer = self.loop.call_at(self._idle_until_s, self._end_idling)
             else:
                 self.transport.close()
 
         def _write(self, answer: HttpAnswer, *, keeps_alive: bool) -> None:
             status, headers, body = answer
-            head = [_STATUS_LINES[status]]
-            head += [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-            head += [b"%b: %b\r\n" % header for header in headers]
-            head.append(b"\r\n" if keeps_alive else b"connection: close\r\n\r\n")
-            head.append(body)
-            self.transport.write(b"".join(head))
+            end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
+            common = common_lines(self.server_state.default_headers)
+            self.transport.write(b"".join((_STATUS_LINES[status], common, headers, end, body)))
 
         # Bounds.
+
+        def _end_idling(self) -> None:
+            """Close the connection if it was idle for long enough; else look again when it could be.
+
+            One timer serves all calls of a connection: to set one for each would cost more than to parse the call.
+            """
+            self._idle_timer = None
+            if self._idle_until_s <= self.loop.time():
+                self.transport.close()
+            elif self._idle_until_s < math.inf:
+                self._idle_timer = self.loop.call_at(self._idle_until_s, self._end_idling)
 
         def _await_rest(self) -> None:
             timeout_s = bounds.header_timeout_s if self._is_in_head else bounds.body_timeout_s
@@ -329,7 +374,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 # The application answered before the body was whole; a second answer would pass for another's.
                 self.transport.close()
                 return
-            self._write(error_answer(error, new_id("req", clock.now_ms())), keeps_alive=False)
+            status, headers, body = error_answer(error, new_id("req", clock.now_ms()))
+            self._write((status, header_lines(headers), body), keeps_alive=False)
             if is_sending:
                 self.transport.write_eof()
                 self._timer = self.loop.call_later(bounds.body_timeout_s, self.transport.close)

@@ -110,7 +110,8 @@ def reserve(
     """
     rows = [(amount, *key) for key, amount in amounts_nano_usd.items()]
     changed = connection.executemany(_RESERVE, rows).rowcount if rows else 0
-    assert changed == len(rows), "a reservation that does not fit its cap was let through"
+    if changed != len(rows):
+        raise AssertionError("a reservation that does not fit its cap was let through")
     connection.executemany(_INSERT_RESERVATION, map(msgspec.structs.astuple, reservations))
 
 
@@ -147,4 +148,5 @@ def resolve_reservations(connection: sqlite3.Connection, resolved: Sequence[Rese
 def _change_reservations(connection: sqlite3.Connection, statement: str, changed: Sequence[Reservation]) -> None:
     if changed:
         rows = [(reservation.request_id, reservation.attempt) for reservation in changed]
-        assert connection.executemany(statement, rows).rowcount == len(rows), "a reservation was closed twice"
+        if connection.executemany(statement, rows).rowcount != len(rows):
+            raise AssertionError("a reservation was closed twice")

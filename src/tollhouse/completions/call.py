@@ -1,6 +1,7 @@
 """A call, once its caller is known and its body checked: everything the pipeline needs, decided up front."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ MAX_IDEMPOTENCY_KEY = 255
 _MS_PER_HOUR = 3_600_000
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The bytes that go to the caller.
 
     Attributes:
@@ -36,7 +37,7 @@ class Answer(msgspec.Struct, frozen=True):
     replayed: bool = False
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One completion call.
 
     Attributes:
@@ -146,14 +147,7 @@ class Planner:
             stop=stop_sequences(body),
             response_schema=body.response_schema,
             candidates=candidates,
-            ceiling_nano_usd=max(
-                ceiling_nano_usd(
-                    each.price,
-                    max_input_tokens=input_tokens + each.candidate.input_overhead_tokens,
-                    max_output_tokens=body.max_tokens,
-                )
-                for each in candidates
-            ),
+            ceiling_nano_usd=_ceiling_nano_usd(candidates, input_tokens, body.max_tokens),
             deadline_s=asyncio.get_running_loop().time() + timeout_s,
             claim=None if idempotency_key is None else self._claim(body, api_key, idempotency_key),
         )
@@ -163,6 +157,16 @@ class Planner:
             raise InvalidRequest(f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable characters")
         expires_at = utc_text(self._clock.now_ms() + self._keep_answers_ms)
         return claim(api_key, idempotency_key, msgspec.json.encode(body), expires_at)
+
+
+def _ceiling_nano_usd(candidates: Sequence[PricedCandidate], input_tokens: int, max_tokens: int) -> int:
+    """Return the most that a call can cost at the dearest of its candidates."""
+    ceiling = 0
+    for each in candidates:
+        max_input_tokens = input_tokens + each.candidate.input_overhead_tokens
+        cost = ceiling_nano_usd(each.price, max_input_tokens=max_input_tokens, max_output_tokens=max_tokens)
+        ceiling = max(ceiling, cost)
+    return ceiling
 
 
 def _tenant(body: CompleteBody, principal: Principal) -> str:

@@ -33,12 +33,15 @@ def _check(body: CompleteBody) -> None:
         raise InvalidRequest("user_message: expected either user_message or messages, and not both")
     if body.stream:
         raise InvalidRequest("stream: streamed answers are not served at /ai/complete; leave it out or send false")
-    for name in ("tenant_id", "user_id", "feature_slug", "model"):
-        value = getattr(body, name)
-        if isinstance(value, str) and not value.isprintable():
-            raise InvalidRequest(f"{name}: expected printable characters only")
+    if not f"{body.tenant_id}{body.user_id}{body.feature_slug}{body.model}".isprintable():
+        raise InvalidRequest(f"{_unprintable(body)}: expected printable characters only")
     if body.response_schema is not None:
         check_depth("response_schema", body.response_schema)
+
+
+def _unprintable(body: CompleteBody) -> str:
+    names = ("tenant_id", "user_id", "feature_slug", "model")
+    return next(name for name in names if not str(getattr(body, name)).isprintable())
 
 
 def check_depth(field: str, value: Any) -> None:

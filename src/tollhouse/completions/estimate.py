@@ -28,7 +28,9 @@ def max_input_tokens(messages: Sequence[Message], response_schema: dict[str, Any
     A token of a byte-level tokenizer stands for at least one byte, so there are at most as many as bytes, plus what
     the vendor wraps around.
     """
-    tokens = sum(utf8_bytes(message.content) + _PER_MESSAGE_TOKENS for message in messages)
+    tokens = _PER_MESSAGE_TOKENS * len(messages)
+    for message in messages:
+        tokens += utf8_bytes(message.content)
     if response_schema is not None:
         tokens += _SCHEMA_EXPANSION * len(msgspec.json.encode(response_schema)) + _PER_SCHEMA_TOKENS
     return tokens

@@ -36,7 +36,7 @@ class CompleteBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout_s: Annotated[float, Meta(gt=0, le=3600)] | None = None
 
 
-class Envelope(msgspec.Struct, frozen=True):
+class Envelope(msgspec.Struct, frozen=True, gc=False):
     """The answer to a completion call. Token classes are disjoint: each token is in one of them."""
 
     content: str

@@ -1,6 +1,6 @@
 """``POST /ai/complete``: from a request's headers and body to its answer, without a framework in between."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import msgspec
 
@@ -15,7 +15,7 @@ from tollhouse.keys.service import Keyring
 COMPLETE_PATH = "/ai/complete"
 
 
-class Caller(msgspec.Struct, frozen=True):
+class Caller(msgspec.Struct, frozen=True, gc=False):
     """What a request's headers say: who calls, and under which idempotency key."""
 
     principal: Principal
@@ -35,17 +35,14 @@ class CompleteRoute:
         """Read a request's headers, names in lower case, before its body; raises Unauthorized or InvalidRequest."""
         api_key = bearer_key(headers)
         principal = self._keyring.identify(api_key)
-        idempotency_key = None
-        for name, value in headers:
-            if name == b"idempotency-key":
-                if idempotency_key is not None:
-                    raise InvalidRequest("Idempotency-Key: expected once")
-                idempotency_key = value.decode("latin-1")
-        return Caller(principal, api_key, idempotency_key)
+        claimed = [value for name, value in headers if name == b"idempotency-key"]
+        if len(claimed) > 1:
+            raise InvalidRequest("Idempotency-Key: expected once")
+        return Caller(principal, api_key, claimed[0].decode("latin-1") if claimed else None)
 
-    async def serve(self, caller: Caller, body: bytes, request_id: str) -> Answer:
-        """Serve a call; raises TollhouseError for what the caller is told instead."""
+    def serve(self, caller: Caller, body: bytes, request_id: str) -> Awaitable[Answer]:
+        """Check a call, and return what serves it; both raise TollhouseError for what the caller is told instead."""
         call = self._planner.plan(
             decode_body(body), caller.principal, caller.api_key, caller.idempotency_key, request_id
         )
-        return await self._pipeline.complete(call)
+        return self._pipeline.complete(call)

@@ -21,6 +21,8 @@ class RateLimiter:
 
     def wait_s(self, tenant_id: str, now_s: float) -> float:
         """Return 0 if a tenant's bucket holds a call, or the seconds until it does; takes nothing."""
+        if not self._interval_us:
+            return 0
         now_us = int(now_s * _US_PER_S)
         over_us = self._full_after_us(tenant_id, now_us) - now_us - self._tolerance_us
         return max(over_us, 0) / _US_PER_S

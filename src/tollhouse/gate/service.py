@@ -1,5 +1,7 @@
 """Admission, as the data plane asks for it."""
 
+from collections.abc import Awaitable
+
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.storage.database import Database
 
@@ -10,7 +12,7 @@ class Gate:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def admit(self, admission: Admission) -> Admitted | Replay:
+    def admit(self, admission: Admission) -> Awaitable[Admitted | Replay]:
         """Reserve an attempt's ceiling.
 
         Raises:
@@ -20,5 +22,4 @@ class Gate:
             BudgetExceeded: the ceiling does not fit a budget.
             Unavailable: the database cannot be written.
         """
-        outcome: Admitted | Replay = await self._database.submit(admission)
-        return outcome
+        return self._database.submit(admission)

@@ -31,6 +31,7 @@ def _second_text(epoch_s: int) -> str:
     return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+@lru_cache(maxsize=64)
 def utc_text(epoch_ms: int) -> str:
     """Return an instant as ISO 8601 in UTC with milliseconds: text that sorts by time.
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 
 import structlog
 
@@ -35,13 +36,13 @@ class Ledger:
         """How many ended attempts wait for the database; their reservations stay counted meanwhile."""
         return len(self._unwritten)
 
-    async def settle(self, settlement: Settlement) -> None:
+    def settle(self, settlement: Settlement) -> Awaitable[None]:
         """Make an attempt's end durable.
 
         Raises:
             Unavailable: the database cannot be written. The settlement is kept, and written once it can.
         """
-        await self._end(settlement)
+        return self._end(settlement)
 
     async def release(self, reservation: Reservation) -> None:
         """Give back the reservation of an attempt that cannot be billed; raises as ``settle``."""

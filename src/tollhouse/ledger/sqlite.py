@@ -9,7 +9,7 @@ import msgspec
 from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import BudgetKey, ChargedTo, Movement, Reservation, budget_keys, charged_to
 from tollhouse.idempotency import sqlite as idempotency
-from tollhouse.idempotency.model import FreeClaim
+from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
 from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key, sums
 from tollhouse.storage.database import Database, Transaction
@@ -49,28 +49,30 @@ def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list
     added = [counts(entry) for entry in entries]
     connection.executemany(_MONTHLY, sums(map(monthly_key, entries), added))
     connection.executemany(_DAILY, sums(map(daily_key, entries), added))
-    budgets.close_reservations(connection, _reservations(settlements, "settled"))
-    budgets.hold_reservations(connection, _reservations(settlements, "unknown"))
-    budgets.resolve_reservations(connection, _reservations(settlements, "adjustment"))
+    ended: dict[Status, list[Reservation]] = {"settled": [], "unknown": [], "adjustment": []}
+    for settlement in settlements:
+        ended[settlement.status].append(settlement.reservation)
+    budgets.close_reservations(connection, ended["settled"])
+    budgets.hold_reservations(connection, ended["unknown"])
+    budgets.resolve_reservations(connection, ended["adjustment"])
     billed = [(each.reservation, each.cost_nano_usd) for each in settlements if each.status != "unknown"]
     budgets.move(connection, _movements(billed))
-    idempotency.answer(
-        connection,
-        [
-            (settlement.claim, settlement.reservation.request_id, settlement.sealed_answer)
-            for settlement in settlements
-            if settlement.claim is not None and settlement.sealed_answer is not None
-        ],
-    )
-    idempotency.lose(
-        connection,
-        [(each.claim, each.reservation.request_id) for each in settlements if each.claim and each.status == "unknown"],
-    )
+    _end_claims(connection, [settlement for settlement in settlements if settlement.claim is not None])
     return [None] * len(settlements)
 
 
-def _reservations(settlements: Sequence[Settlement], status: Status) -> list[Reservation]:
-    return [settlement.reservation for settlement in settlements if settlement.status == status]
+def _end_claims(connection: sqlite3.Connection, settlements: Sequence[Settlement]) -> None:
+    """Keep the answers of calls with an idempotency key, or note that they were lost."""
+    answers: list[tuple[Claim, str, bytes]] = []
+    lost: list[tuple[Claim, str]] = []
+    for settlement in settlements:
+        claim, request_id = settlement.claim, settlement.reservation.request_id
+        if claim is not None and settlement.sealed_answer is not None:
+            answers.append((claim, request_id, settlement.sealed_answer))
+        elif claim is not None and settlement.status == "unknown":
+            lost.append((claim, request_id))
+    idempotency.answer(connection, answers)
+    idempotency.lose(connection, lost)
 
 
 def _release(transaction: Transaction, releases: Sequence[Release]) -> list[None]:

@@ -105,7 +105,7 @@ class Body:
 
 
 class Answer:
-    """The answer to one request, from the first byte that arrives after it.
+    """The answer to one request, from the first byte that arrives after it; cleared, it takes the next one.
 
     Interim answers (1xx) are skipped. Redirects are answers like any other.
 
@@ -138,16 +138,25 @@ class Answer:
     )
 
     def __init__(self, max_answer_bytes: int, max_header_bytes: int) -> None:
+        self._max_answer_bytes = max_answer_bytes
+        self._max_header_bytes = max_header_bytes
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of an answer that was read to its end, and be ready for the next on the same connection.
+
+        The parser stays: it is ready too, and to make one costs more than to read an answer with it.
+        """
         self.status = 0
         self.reusable = False
         self.keep_alive_s: int | None = None
-        self._max_answer_bytes = max_answer_bytes
-        self._max_header_bytes = max_header_bytes
         self._received_bytes = 0
         self._names: list[bytes] = []
         self._values: list[bytes] = []
+        self._headers: dict[str, str] = {}
+        self._body: Body | None = None
         self._complete = False
-        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
 
     @property
     def begun(self) -> bool:
@@ -180,6 +189,7 @@ class Answer:
 
     def response(self) -> WireResponse:
         """Return the complete answer; raises BadAnswer when its compressed body was cut short."""
+        assert self._body is not None, "the answer is not complete"
         return WireResponse(self.status, self._headers, self._body.whole())
 
     def discard(self) -> None:
@@ -209,6 +219,7 @@ class Answer:
             self._values.clear()
 
     def on_body(self, chunk: bytes) -> None:
+        assert self._body is not None, "a body follows its head"
         self._body.add(chunk)
 
     def on_message_complete(self) -> None:
@@ -250,7 +261,7 @@ class Answer:
         """
         if data[-1] not in b"\r\n":
             return True
-        last_chunk = self._body.last_chunk
+        last_chunk = b"" if self._body is None else self._body.last_chunk
         if self._chunked or not last_chunk:
             return data.endswith(b"\r\n\r\n") and data[-5:-4] not in {b"", b"\r", b"\n"}
         return data.endswith(last_chunk) and bool(last_chunk.strip(b"\r\n"))

@@ -50,7 +50,7 @@ class Message(msgspec.Struct, frozen=True, gc=False):
     content: str
 
 
-class ProviderRequest(msgspec.Struct, frozen=True):
+class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
     """A completion as every adapter understands it."""
 
     model: str
@@ -65,7 +65,7 @@ class ProviderRequest(msgspec.Struct, frozen=True):
     """A JSON Schema that the answer has to follow."""
 
 
-class WireRequest(msgspec.Struct, frozen=True):
+class WireRequest(msgspec.Struct, frozen=True, gc=False):
     """What goes over the wire: a POST of ``body`` to the base URL's path plus ``path``."""
 
     path: str
@@ -74,7 +74,7 @@ class WireRequest(msgspec.Struct, frozen=True):
     body: bytes
 
 
-class WireResponse(msgspec.Struct, frozen=True):
+class WireResponse(msgspec.Struct, frozen=True, gc=False):
     """A provider's whole answer, decompressed."""
 
     status: int
@@ -86,7 +86,7 @@ class WireResponse(msgspec.Struct, frozen=True):
 FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusal", "other"]
 
 
-class ProviderAnswer(msgspec.Struct, frozen=True):
+class ProviderAnswer(msgspec.Struct, frozen=True, gc=False):
     """A completion as it came back."""
 
     content: str

@@ -39,15 +39,15 @@ class Connection(asyncio.Protocol):
         self.unusable_at_s = math.inf
         self._idle_limit_s = math.inf
         self._name = name
-        self._max_answer_bytes = max_answer_bytes
-        self._max_header_bytes = max_header_bytes
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
         self._closed = False
         self._arrivals = select.poll()
         self._transport: asyncio.Transport | None = None
+        # The answer that is waited for, read by the reader.
         self._answer: Answer | None = None
+        self._reader = Answer(max_answer_bytes, max_header_bytes)
         self._waiter: asyncio.Future[WireResponse] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self._due_s = min(first_s, deadline_s)
         if self._due_s < self._timer_s:
             self._set_timer()
-        self._answer = Answer(self._max_answer_bytes, self._max_header_bytes)
+        self._answer = self._reader
         self._waiter = waiter = self._loop.create_future()
         self._transport.write(request)
         return waiter
@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         waiter = self._end_exchange()
+        self._reader.discard()
         if self._transport is not None:
             self._transport.abort()
         if waiter is not None and not waiter.done():
@@ -168,13 +169,14 @@ class Connection(asyncio.Protocol):
 
     def _finish(self, answer: Answer) -> None:
         response = answer.response()
+        reusable, keep_alive_s = answer.reusable, answer.keep_alive_s
         waiter = self._end_exchange()
         transport = self._transport
         # A server may answer before it has read the whole request; what is left of it must not go out in
         # front of the next one.
-        if answer.reusable and transport is not None and not transport.get_write_buffer_size():
-            if answer.keep_alive_s is not None:
-                self._idle_limit_s = answer.keep_alive_s - _KEEP_ALIVE_MARGIN_S
+        if reusable and transport is not None and not transport.get_write_buffer_size():
+            if keep_alive_s is not None:
+                self._idle_limit_s = keep_alive_s - _KEEP_ALIVE_MARGIN_S
             self.ready = True
         else:
             self.close()
@@ -220,7 +222,7 @@ class Connection(asyncio.Protocol):
     def _end_exchange(self) -> asyncio.Future[WireResponse] | None:
         waiter, self._waiter = self._waiter, None
         if self._answer is not None:
-            self._answer.discard()
+            self._answer.clear()
             self._answer = None
         return waiter
 

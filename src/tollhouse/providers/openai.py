@@ -1,6 +1,7 @@
 """OpenAI, Azure OpenAI, and every OpenAI-compatible server: Ollama, vLLM, llama.cpp, LM Studio and others."""
 
 import re
+from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,6 +63,7 @@ class OpenAIAdapter:
         return chat_answer(response, completion, usage)
 
 
+@lru_cache(maxsize=1024)
 def _wants_max_completion_tokens(host: str, model: str) -> bool:
     """Tell which of its two names the output limit must have, so that the provider is bound by it.
 

@@ -1,6 +1,6 @@
 """The port every engine implements: reads, rare writes, and the group commit of the hot path."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -35,8 +35,10 @@ class Database(Protocol):
     def waiting(self) -> int:
         """How many operations wait for a transaction to take them."""
 
-    async def submit(self, operation: object) -> Any:
+    def submit(self, operation: object) -> Awaitable[Any]:
         """Carry out an operation together with all that wait now, in one transaction with one fsync.
+
+        To be called in the event loop. A future and no coroutine, since every call waits for two of them.
 
         Raises:
             Unavailable: the database cannot be written; nothing was changed.
@@ -47,4 +49,8 @@ class Database(Protocol):
         """Run ``work`` in a write transaction; an exception it raises undoes its changes and is passed on."""
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run ``work`` on one consistent snapshot; it cannot change anything."""
+        """Run ``work`` on one consistent snapshot; it cannot change anything.
+
+        Raises:
+            Unavailable: the database cannot be read.
+        """

@@ -39,6 +39,16 @@ _LOG = structlog.get_logger("tollhouse.storage")
 # What one operation did wrong; any other error of the database concerns all of them.
 _BROKEN_RULES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError)
 
+# The machine's trouble, or another program's doing; any other failure of a read is a defect of its statement.
+_UNREADABLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOTADB,
+}
+
 # FULL: a commit returns after its write-ahead log was fsync'd. The cache is bounded, in KiB (negative by SQLite's
 # convention), since a ledger of millions of rows is written at its end and read by key.
 _PRAGMAS = (
@@ -237,19 +247,19 @@ class SqliteDatabase:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    async def submit(self, operation: object) -> Any:
+    def submit(self, operation: object) -> asyncio.Future[Any]:
         assert self._loop is not None, "the database is not open"
         if self._is_closing:
             raise Unavailable("the service is stopping; try again shortly", retry_after_s=1)
         if len(self._waiting) >= _MAX_WAITING:
             raise Unavailable("too many calls wait for the ledger; try again shortly", retry_after_s=1)
-        future = self._loop.create_future()
+        future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting.append((operation, future))
         if not self._committing:
             self._committing = True
             self._idle.clear()
             self._gather()
-        return await future
+        return future
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
         result: T = await self.submit(_Work(work))
@@ -258,7 +268,14 @@ class SqliteDatabase:
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
         assert self._loop is not None
         assert self._read_engine is not None, "the database is not open"
-        return await self._loop.run_in_executor(self._readers, read_snapshot, self._read_engine, work)
+        try:
+            return await self._loop.run_in_executor(self._readers, read_snapshot, self._read_engine, work)
+        except sa.exc.DatabaseError as error:
+            # The low byte of an extended code is the primary one (https://sqlite.org/rescode.html).
+            if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _UNREADABLE:
+                raise
+            _LOG.error("the database cannot be read", reason=str(error.orig))
+            raise Unavailable("the database cannot be read just now; try again shortly", retry_after_s=1) from error
 
     def _gather(self, seen: int = 0, quiet_turns: int = 0) -> None:
         """Start a batch once the loop has no more to put into it: all that share it share one fsync."""

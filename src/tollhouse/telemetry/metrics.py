@@ -73,7 +73,8 @@ class Metrics(Collector):
         """Add what a settled attempt used: input, cached input, cache write, output and reasoning tokens."""
         attempts = self._of(provider, model)
         for place, count in enumerate(tokens):
-            attempts.tokens[place] += count
+            if count:
+                attempts.tokens[place] += count
         attempts.cost_nano_usd += cost_nano_usd
 
     def overran(self, provider: str, model: str) -> None:

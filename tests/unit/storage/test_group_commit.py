@@ -43,7 +43,7 @@ async def writer_held(database):
 
 async def submitted(database, *operations):
     """Submit operations without waiting for what comes of them."""
-    tasks = [asyncio.create_task(database.submit(operation)) for operation in operations]
+    tasks = [asyncio.ensure_future(database.submit(operation)) for operation in operations]
     await asyncio.sleep(0)
     return tasks
 
@@ -282,3 +282,15 @@ def test_closing_commits_what_waits_and_refuses_what_comes_after(tmp_path):
             assert len(await database.read(settings)) == 20
 
     asyncio.run(main())
+
+
+def test_what_cannot_be_read_is_told_as_unavailable(tmp_path):
+    async def scenario(database, _puts):
+        (tmp_path / "db").rename(tmp_path / "elsewhere")
+        with pytest.raises(Unavailable, match="cannot be read") as told:
+            await database.read(settings)
+        assert told.value.retry_after_s
+        (tmp_path / "elsewhere").rename(tmp_path / "db")
+        assert await database.read(settings) == {}
+
+    run(tmp_path, scenario)
