@@ -3,76 +3,13 @@
 import contextlib
 import json
 import re
-import time
 
 import pytest
 
 from harness.calls import body_for
-from harness.service import ADMIN_KEY, Reply, eventually
+from harness.service import ADMIN_KEY, eventually
+from harness.wire import Wire, chunked, head_of, request
 from tollhouse.testing import Behaviour
-
-
-class Wire:
-    """A connection on which a test sends what it likes."""
-
-    def __init__(self, service):
-        self._socket = service.socket()
-        self._received = b""
-
-    def send(self, *parts):
-        for part in parts:
-            self._socket.sendall(part)
-            time.sleep(0.02)
-        return self
-
-    def reply(self):
-        """Return the next answer; None when the connection was closed instead."""
-        while b"\r\n\r\n" not in self._received:
-            if not self._more():
-                assert self._received == b""
-                return None
-        head, _, self._received = self._received.partition(b"\r\n\r\n")
-        first, *lines = head.decode().split("\r\n")
-        assert first.startswith("HTTP/1.1 ")
-        status = int(first.split()[1])
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        length = int(headers.get("content-length", 0))
-        while len(self._received) < length:
-            assert self._more(), "the answer was cut short"
-        body, self._received = self._received[:length], self._received[length:]
-        return Reply(status, headers, body)
-
-    def is_closed(self):
-        """Wait for the end; True when nothing came before it."""
-        return not self._more() and self._received == b""
-
-    def _more(self):
-        try:
-            data = self._socket.recv(65536)
-        except ConnectionResetError:
-            data = b""
-        self._received += data
-        return bool(data)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._socket.close()
-
-
-def request(tenant, *extra, version="1.1", length=True, key=ADMIN_KEY, body=None, **changes):
-    """Return head and body of a call, with further header lines."""
-    encoded = json.dumps(body_for(tenant, model="m", **changes)).encode() if body is None else body
-    lines = [f"POST /ai/complete HTTP/{version}", "host: tollhouse", f"authorization: Bearer {key}", *extra]
-    if length:
-        lines.append(f"content-length: {len(encoded)}")
-    return "\r\n".join([*lines, "", ""]).encode() + encoded
-
-
-def chunked(raw, size=50):
-    pieces = [raw[start : start + size] for start in range(0, len(raw), size)]
-    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
 
 
 @pytest.fixture
@@ -112,19 +49,7 @@ def test_a_chunked_call_is_a_call(tight, tight_fake, tenant, wire):
     raw = json.dumps(body_for(tenant, model="m")).encode()
     head = request(tenant, "transfer-encoding: chunked", length=False, body=b"")
     assert wire.send(head + chunked(raw)).reply().status == 200
-    assert wire.send(head, *chunked(raw, 100).splitlines(keepends=True)).reply().status == 200
-
-
-def test_the_trailer_of_a_chunked_call_says_nothing(tight, tight_fake, tenant, wire):
-    raw = json.dumps(body_for(tenant, model="m")).encode()
-    head = request(tenant, "transfer-encoding: chunked", length=False, body=b"")
-    lines = [b"authorization: Bearer th_unknown", b"idempotency-key: a", b"idempotency-key: b"]
-    trailed = chunked(raw).removesuffix(b"\r\n") + b"\r\n".join([*lines, b"", b""])
-    for _ in range(2):
-        assert wire.send(head + trailed).reply().status == 200
-    keyless = head.replace(ADMIN_KEY.encode(), b"th_unknown")
-    smuggled = chunked(raw).removesuffix(b"\r\n") + f"authorization: Bearer {ADMIN_KEY}\r\n\r\n".encode()
-    assert wire.send(keyless + smuggled).reply().status == 401
+    assert wire.send(head, *chunked(raw, size=100).splitlines(keepends=True)).reply().status == 200
 
 
 def test_connections_are_kept_or_closed_as_http_has_it(tight, tight_fake, tenant):
@@ -159,6 +84,24 @@ def test_a_client_that_waits_for_100_continue_is_told_at_once_why_it_need_not_go
             assert reply.code
 
 
+def test_a_client_that_does_not_wait_for_100_continue_gets_its_answer_alone(tight, tight_fake, tenant, wire):
+    whole = request(tenant, "expect: 100-continue")
+    assert wire.send(whole).reply().status == 200
+    assert wire.send(whole[:-80], whole[-80:]).reply().status == 200
+
+
+def test_the_control_plane_tells_a_client_that_waits_for_100_continue_too(tight, tenant):
+    body = b'{"name": "renamed"}'
+    waiting = ["PUT", f"/admin/tenants/{tenant}", "expect: 100-continue", f"content-length: {len(body)}"]
+    with Wire(tight) as wire:
+        interim = wire.send(head_of(*waiting)).reply()
+        assert (interim.status, interim.body) == (100, b"")
+        assert wire.send(body).reply().json["name"] == "renamed"
+    with Wire(tight) as wire:
+        reply = wire.send(head_of(*waiting, key="th_unknown")).reply()
+        assert (reply.status, reply.code) == (401, "ai_unauthorized")
+
+
 @pytest.mark.parametrize("offer", ["h2c", "websocket", "TLS/1.3"])
 def test_the_offer_of_another_protocol_is_declined_and_the_call_served(tight, tight_fake, tenant, wire, offer):
     # Java's client sends "Upgrade: h2c" with its first request on every connection.
@@ -168,6 +111,23 @@ def test_the_offer_of_another_protocol_is_declined_and_the_call_served(tight, ti
     assert wire.send(head + b"\r\n\r\n", body).reply().status == 200, "a body that comes after its head"
     assert wire.send(request(tenant)).reply().status == 200
     assert len(tight_fake.receipts()) == 3
+
+
+def test_the_offer_of_another_protocol_changes_nothing_else_about_a_request(tight, tight_fake, tenant, wire):
+    upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAEAAEAAAAIAAAAB")
+    head, body = request(tenant, *upgrade, "expect: 100-continue").split(b"\r\n\r\n")
+    assert wire.send(head + b"\r\n\r\n").reply().status == 100
+    assert wire.send(body).reply().status == 200
+    assert (
+        wire.send(request(tenant, *upgrade, "transfer-encoding: chunked", length=False, body=b"") + chunked(body))
+        .reply()
+        .status
+        == 200
+    )
+    put = head_of("PUT", f"/admin/tenants/{tenant}", *upgrade, "content-length: 17")
+    assert wire.send(put, b'{"name": "offer"}').reply().json["name"] == "offer"
+    assert wire.send(request(tenant, *upgrade, key="th_unknown")).reply().status == 401
+    assert len(tight_fake.receipts()) == 2
 
 
 # Several requests at once.
@@ -255,9 +215,12 @@ def test_what_is_not_http_gets_a_400_in_the_form_of_every_error(tight, wire, raw
     assert tight.request("GET", "/livez").status == 200
 
 
-def test_a_tunnel_is_not_made(wire):
-    reply = wire.send(b"CONNECT example.com:443 HTTP/1.1\r\nhost: example.com\r\n\r\n").reply()
-    assert (reply.status, reply.code) == (405, "ai_method_not_allowed")
+@pytest.mark.parametrize("target", ["example.com:443", "/ai/complete"])
+def test_a_tunnel_is_not_made_and_what_is_sent_into_it_not_read(tight, tight_fake, tenant, wire, target):
+    reply = wire.send(head_of("CONNECT", target) + request(tenant), request(tenant)).reply()
+    assert (reply.status, reply.code, reply.headers["connection"]) == (405, "ai_method_not_allowed", "close")
+    assert wire.is_closed()
+    assert tight_fake.receipts() == []
 
 
 @pytest.mark.parametrize(
@@ -312,7 +275,7 @@ def test_a_body_over_the_limit_is_413_though_the_client_sends_on(tight, tight_fa
         assert wire.send(declared).reply().status == 413, "told by its length alone, before it is sent"
     with Wire(tight) as wire:
         head = request(tenant, "transfer-encoding: chunked", length=False, body=b"")
-        assert wire.send(head, chunked(b" " * 1_000_000, 50_000)).reply().status == 413
+        assert wire.send(head, chunked(b" " * 1_000_000, size=50_000)).reply().status == 413
     assert tight_fake.receipts() == []
 
 
