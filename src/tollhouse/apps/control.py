@@ -121,7 +121,7 @@ def _identified(keyring: Keyring) -> Guard:
 
     def identify(connection: _Connection, handler: BaseRouteHandler) -> None:
         if handler.opt.get("needs_key", True):
-            connection.scope["user"] = keyring.identify(bearer_key(connection.scope["headers"]))
+            connection.scope["user"] = keyring.identify(bearer_key(list(connection.scope["headers"])))
 
     return identify
 

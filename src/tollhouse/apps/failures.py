@@ -5,7 +5,7 @@ from typing import Any
 import structlog
 from litestar import Request, Response
 from litestar.datastructures import State
-from litestar.exceptions import HTTPException, MethodNotAllowedException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, MethodNotAllowedException, ValidationException
 from litestar.types import ExceptionHandlersMap, Scope
 
 from tollhouse.apps.answers import error_answer
@@ -20,6 +20,8 @@ from tollhouse.errors import (
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 
+# How the framework says that a body ended early; nobody is left to read the answer, and nothing here is at fault.
+_CLIENT_LEFT = "client disconnected prematurely"
 _LOG = structlog.get_logger("tollhouse.control")
 _Request = Request[Any, Any, State]
 
@@ -40,6 +42,8 @@ def _tell(request: _Request, error: TollhouseError) -> Response[bytes]:
 
 def _tell_of_framework(request: _Request, error: HTTPException) -> Response[bytes]:
     """Translate the framework's own refusals."""
+    if isinstance(error, InternalServerException) and error.detail == _CLIENT_LEFT:
+        return _tell(request, InvalidRequest("the request's body did not arrive whole"))
     if error.status_code >= 500:
         return _tell_of_defect(request, error)
     answer = _tell(request, _translated(request, error))

@@ -57,10 +57,10 @@ class _Request:
 
     __slots__ = ("caller", "headers", "keeps_alive", "parts", "size")
 
-    def __init__(self, caller: Caller | TollhouseError, headers: RawHeaders, *, keeps_alive: bool) -> None:
+    def __init__(self, caller: Caller | TollhouseError, headers: RawHeaders) -> None:
         self.caller = caller
         self.headers = headers
-        self.keeps_alive = keeps_alive
+        self.keeps_alive = True
         self.parts: list[bytes] = []
         self.size = 0
 
@@ -103,6 +103,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         _is_answering = False
         _is_ignoring = False
         _head_bytes = 0
+        # Of a request's body, what came since a piece of it was read: its trailer, but for the rest of that segment.
+        _trailer_bytes = 0
         _is_in_head = True
         _is_whole = False
         _timer: asyncio.TimerHandle | None = None
@@ -137,6 +139,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             if self._is_in_head:
                 self._head_bytes += len(data)
+            else:
+                self._trailer_bytes += len(data)
             self._idle_until_s = math.inf
             self._unset_keepalive_if_required()
             self._feed(data)
@@ -147,9 +151,12 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             if self._is_ignoring:
                 return
             if self._is_whole:
-                if not self._is_busy():
+                if not self._is_busy() and self._timer is None:
                     # Blank lines between requests began none, but ended the wait for one.
                     self._await_rest()
+                return
+            if self._trailer_bytes > bounds.max_header_bytes:
+                self._refuse_trailer()
                 return
             if self._timer is None:
                 self._await_rest()
@@ -220,6 +227,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
 
         def on_body(self, body: bytes) -> None:
             request = self._request
+            self._trailer_bytes = 0
             if self._is_ignoring:
                 return
             if request is None:
@@ -236,7 +244,11 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             self._is_whole = True
             self._is_in_head = True
+            self._trailer_bytes = 0
             self._stop_timer()
+            if not self.parser.should_keep_alive():
+                # Said in the head or, where nobody else heeds it, in the trailer: the parser takes no further request.
+                self._close_when_answered()
             if self._request is None:
                 super().on_message_complete()
             else:
@@ -252,7 +264,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 caller = endpoint.identify(self.headers)
             except TollhouseError as error:
                 caller = error
-            self._request = _Request(caller, self.headers, keeps_alive=self.parser.should_keep_alive())
+            self._request = _Request(caller, self.headers)
 
         def _expect_body(self, request: _Request) -> None:
             """Decide whether to wait for a body that did not come along with its head."""
@@ -278,9 +290,12 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             """Answer the request at hand and close: nothing that follows is read, and HTTP lets it be sent again."""
             self._is_ignoring = True
             self._stop_timer()
+            self._close_when_answered()
+
+        def _close_when_answered(self) -> None:
             if self._request is not None:
                 self._request.keeps_alive = False
-            else:
+            elif self.cycle is not None:
                 self.cycle.keep_alive = False
 
         def _is_answered(self) -> bool:
@@ -348,6 +363,10 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
 
         def _refuse_head(self) -> None:
             error = HeadersTooLarge(f"the request's head is over the limit of {bounds.max_header_bytes} bytes")
+            self._hang_up(error, is_sending=True)
+
+        def _refuse_trailer(self) -> None:
+            error = HeadersTooLarge(f"the request's trailer is over the limit of {bounds.max_header_bytes} bytes")
             self._hang_up(error, is_sending=True)
 
         def _refuse_body(self) -> None:

@@ -8,6 +8,8 @@ unknown, before anybody is told of it.
 import asyncio
 import random
 
+import msgspec
+
 from tollhouse.audit.service import AuditLog
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.call import Answer, Call
@@ -28,6 +30,13 @@ _PAUSE_S = (0.05, 0.25)
 _LONGEST_PAUSE_S = 2.0
 
 
+class _Admitted(msgspec.Struct, frozen=True, gc=False):
+    """An attempt that may be dispatched: its ceiling is durably reserved."""
+
+    reservation: Reservation
+    wire: WireRequest
+
+
 class Pipeline:
     """Takes calls through all that they have to pass."""
 
@@ -44,17 +53,24 @@ class Pipeline:
         Raises:
             TollhouseError: each refusal and failure of the public contract.
         """
-        outcome = await self._try(call, call.candidates[0], 1, None)
-        for attempt, tried in enumerate(call.candidates, start=2):
-            if not isinstance(outcome, Failed) or not outcome.may_go_on:
-                break
-            if await self._wait_for(call, tried, outcome):
-                outcome = await self._try(call, tried, attempt, outcome)
-        if isinstance(outcome, Answer):
-            return outcome
-        if call.claim is not None and outcome.outcome != "unknown":
+        failed: Failed | None = None
+        # The primary is tried twice before its fallbacks.
+        for attempt, tried in enumerate((call.candidates[0], *call.candidates), start=1):
+            if failed is not None:
+                if not failed.may_go_on:
+                    break
+                if not await self._wait_for(call, tried, failed):
+                    continue
+            outcome = await self._admit(call, tried, attempt, failed)
+            if isinstance(outcome, _Admitted):
+                outcome = await self._carry_out(call, tried, outcome)
+            if isinstance(outcome, Answer):
+                return outcome
+            failed = outcome
+        assert failed is not None, "every call has a candidate"
+        if call.claim is not None and failed.outcome != "unknown":
             await self._ledger.free(call.claim, call.request_id)
-        raise outcome.error
+        raise failed.error
 
     async def _wait_for(self, call: Call, tried: PricedCandidate, failed: Failed) -> bool:
         """Wait as long as a further attempt should; False when it would come too late."""
@@ -67,8 +83,10 @@ class Pipeline:
         await asyncio.sleep(pause_s)
         return True
 
-    async def _try(self, call: Call, tried: PricedCandidate, attempt: int, failed: Failed | None) -> Answer | Failed:
-        """Admit one attempt and carry it out.
+    async def _admit(
+        self, call: Call, tried: PricedCandidate, attempt: int, failed: Failed | None
+    ) -> _Admitted | Answer | Failed:
+        """Have one attempt admitted, or answered with what was kept for its idempotency key.
 
         Args:
             failed: what became of the attempt before, or None for the first. Refusals of the first are raised, since
@@ -90,14 +108,13 @@ class Pipeline:
             return failed if isinstance(refusal, InvalidRequest) else Failed(refusal, "refused")
         if isinstance(admitted, Replay):
             return call.replay(admitted)
-        return await self._carry_out(call, tried, reservation, wire)
+        return _Admitted(reservation, wire)
 
-    async def _carry_out(
-        self, call: Call, tried: PricedCandidate, reservation: Reservation, wire: WireRequest
-    ) -> Answer | Failed:
+    async def _carry_out(self, call: Call, tried: PricedCandidate, admitted: _Admitted) -> Answer | Failed:
         """Dispatch an admitted attempt, and enter what became of it."""
+        reservation = admitted.reservation
         started_s = self._clock.monotonic_s()
-        outcome = await dispatch(tried.candidate, wire, call.deadline_s)
+        outcome = await dispatch(tried.candidate, admitted.wire, call.deadline_s)
         duration_s = self._clock.monotonic_s() - started_s
         result = outcome.outcome if isinstance(outcome, Failed) else "settled"
         self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)

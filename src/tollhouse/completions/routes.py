@@ -11,6 +11,7 @@ from tollhouse.errors import InvalidRequest
 from tollhouse.keys.bearer import bearer_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
+from tollhouse.kit.headers import single_value
 
 COMPLETE_PATH = "/ai/complete"
 
@@ -35,10 +36,11 @@ class CompleteRoute:
         """Read a request's headers, names in lower case, before its body; raises Unauthorized or InvalidRequest."""
         api_key = bearer_key(headers)
         principal = self._keyring.identify(api_key)
-        claimed = [value for name, value in headers if name == b"idempotency-key"]
-        if len(claimed) > 1:
-            raise InvalidRequest("Idempotency-Key: expected once")
-        return Caller(principal, api_key, claimed[0].decode("latin-1") if claimed else None)
+        try:
+            idempotency_key = single_value(headers, b"idempotency-key")
+        except ValueError:
+            raise InvalidRequest("Idempotency-Key: expected once") from None
+        return Caller(principal, api_key, None if idempotency_key is None else idempotency_key.decode("latin-1"))
 
     def serve(self, caller: Caller, body: bytes, request_id: str) -> Awaitable[Answer]:
         """Check a call, and return what serves it; both raise TollhouseError for what the caller is told instead."""

@@ -4,8 +4,10 @@ The hot path adds to plain numbers; they become Prometheus samples when somebody
 """
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import accumulate
+from operator import add
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -25,10 +27,6 @@ class _Durations:
         self.counts = [0] * (len(_DURATION_BUCKETS_S) + 1)
         self.total_s = 0.0
 
-    def add(self, duration_s: float) -> None:
-        self.counts[bisect_left(_DURATION_BUCKETS_S, duration_s)] += 1
-        self.total_s += duration_s
-
     def cumulative(self) -> list[tuple[str, float]]:
         bounds = [*(str(bound) for bound in _DURATION_BUCKETS_S), "+Inf"]
         return list(zip(bounds, accumulate(self.counts), strict=True))
@@ -40,8 +38,8 @@ class _Attempts:
     __slots__ = ("cost_nano_usd", "durations", "outcomes", "overruns", "tokens")
 
     def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}
-        self.tokens = [0] * len(_TOKEN_TYPES)
+        self.outcomes: dict[str, int] = defaultdict(int)
+        self.tokens = (0,) * len(_TOKEN_TYPES)
         self.cost_nano_usd = 0
         self.overruns = 0
         self.durations = _Durations()
@@ -51,8 +49,8 @@ class Metrics(Collector):
     """The service's counters. One event loop adds to them, so they need no lock."""
 
     def __init__(self) -> None:
-        self._answers: dict[tuple[int, str], int] = {}
-        self._attempts: dict[tuple[str, str], _Attempts] = {}
+        self._answers: dict[tuple[int, str], int] = defaultdict(int)
+        self._attempts: dict[tuple[str, str], _Attempts] = defaultdict(_Attempts)
         self.calls_in_flight = 0
         self.unwritten_endings = 0
         self._registry = CollectorRegistry()
@@ -60,33 +58,24 @@ class Metrics(Collector):
 
     def answered(self, status: int, code: str) -> None:
         """Count an answer to a caller: its HTTP status and error code ("" when it was served)."""
-        key = (status, code)
-        self._answers[key] = self._answers.get(key, 0) + 1
+        self._answers[status, code] += 1
 
     def attempted(self, provider: str, model: str, outcome: str, duration_s: float) -> None:
         """Count an attempt at a provider: ``settled``, ``not_sent``, ``refused`` or ``unknown``."""
-        attempts = self._of(provider, model)
-        attempts.outcomes[outcome] = attempts.outcomes.get(outcome, 0) + 1
-        attempts.durations.add(duration_s)
+        attempts = self._attempts[provider, model]
+        attempts.outcomes[outcome] += 1
+        attempts.durations.counts[bisect_left(_DURATION_BUCKETS_S, duration_s)] += 1
+        attempts.durations.total_s += duration_s
 
     def spent(self, provider: str, model: str, tokens: tuple[int, int, int, int, int], cost_nano_usd: int) -> None:
         """Add what a settled attempt used: input, cached input, cache write, output and reasoning tokens."""
-        attempts = self._of(provider, model)
-        for place, count in enumerate(tokens):
-            if count:
-                attempts.tokens[place] += count
+        attempts = self._attempts[provider, model]
+        attempts.tokens = tuple(map(add, attempts.tokens, tokens))
         attempts.cost_nano_usd += cost_nano_usd
 
     def overran(self, provider: str, model: str) -> None:
         """Count an attempt that cost more than its ceiling, since the provider broke a limit it was given."""
-        self._of(provider, model).overruns += 1
-
-    def _of(self, provider: str, model: str) -> _Attempts:
-        key = (provider, model)
-        attempts = self._attempts.get(key)
-        if attempts is None:
-            attempts = self._attempts[key] = _Attempts()
-        return attempts
+        self._attempts[provider, model].overruns += 1
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -220,3 +220,115 @@ def test_a_cap_holds_in_months_that_a_clock_running_ahead_has_opened_already(tmp
         await books.reserve(440)
 
     run_on_books(tmp_path, scenario)
+
+
+APRIL, MAY, JUNE = "2026-04-10T12:00:00Z", "2026-05-10T12:00:00Z", "2026-06-10T12:00:00Z"
+
+
+async def months_of(books, scope, tenant_id="42"):
+    """Return cap, posted and reserved of a scope's budgets by month."""
+    found = (await books.budgets()).items()
+    return {key.billing_period: budget for key, budget in found if (key.scope, key.tenant_id) == (scope, tenant_id)}
+
+
+@pytest.mark.parametrize("cap", [300, 3000], ids=["lowered", "raised"])
+def test_a_changed_cap_of_a_tenant_holds_from_the_running_month_on_and_keeps_all_counts(tmp_path, cap):
+    async def scenario(books):
+        for tenant_id in ("42", "43"):
+            await books.set_tenant(tenant_id, cap=1000)
+        await books.ledger.settle(settlement(await books.reserve(100), 70))
+        books.clock.set(JUNE)
+        await books.reserve(200)
+        await books.reserve(200, tenant_id="43")
+        books.clock.set(APRIL)
+        await books.set_tenant(cap=cap)
+        assert await months_of(books, "tenant") == {"2026-04": (cap, 70, 0), "2026-06": (cap, 0, 200)}
+        assert await months_of(books, "tenant", "43") == {"2026-04": (1000, 0, 0), "2026-06": (1000, 0, 200)}
+        for month, left in ((APRIL, cap - 70), (MAY, cap), (JUNE, cap - 200)):
+            books.clock.set(month)
+            with pytest.raises(BudgetExceeded):
+                await books.reserve(left + 1)
+            await books.reserve(left)
+
+    run_on_books(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(("scope", "scope_id"), [("user", "u"), ("feature", "f"), ("key", "k")])
+@pytest.mark.parametrize("cap", [70, 500], ids=["lowered", "raised"])
+def test_a_changed_standing_cap_holds_from_the_running_month_on_and_keeps_all_counts(tmp_path, scope, scope_id, cap):
+    async def scenario(books):
+        await books.set_tenant()
+        await books.set_cap(scope, scope_id, 100)
+        await books.reserve(40)
+        books.clock.set(JUNE)
+        await books.reserve(60)
+        books.clock.set(APRIL)
+        await books.set_cap(scope, scope_id, cap)
+        tenant_id = books.key(scope, scope_id).tenant_id
+        assert await months_of(books, scope, tenant_id) == {"2026-04": (cap, 0, 40), "2026-06": (cap, 0, 60)}
+        assert {budget[0] for budget in (await months_of(books, "tenant")).values()} == {10_000}
+        for month, left in ((APRIL, cap - 40), (MAY, cap), (JUNE, cap - 60)):
+            books.clock.set(month)
+            with pytest.raises(BudgetExceeded):
+                await books.reserve(left + 1)
+            await books.reserve(left)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_new_cap_is_set_in_the_later_months_of_those_alone_who_count_against_it(tmp_path):
+    async def scenario(books):
+        for tenant_id, month, ceiling in (("42", JUNE, 60), ("43", MAY, 30), ("44", JUNE, 5)):
+            books.clock.set(month)
+            await books.set_tenant(tenant_id)
+            await books.reserve(ceiling, tenant_id=tenant_id)
+        books.clock.set(APRIL)
+        await books.set_cap("user", "u", 100)
+        await books.set_cap("key", "k", 100)
+        assert await months_of(books, "user") == {"2026-04": (100, 0, 0), "2026-06": (100, 0, 60)}
+        assert await months_of(books, "user", "43") == {}
+        assert await months_of(books, "key", "") == {
+            "2026-04": (100, 0, 0),
+            "2026-05": (100, 0, 30),
+            "2026-06": (100, 0, 65),
+        }
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_month_that_begins_with_a_change_of_the_tenants_cap_begins_beside_later_ones(tmp_path):
+    clock = FakeClock("2026-03-10T12:00:00Z")
+
+    async def scenario(books):
+        await books.set_tenant(cap=1000)
+        await books.set_cap("user", "u", 80)
+        books.clock.set(JUNE)
+        await books.reserve(20)
+        books.clock.set(APRIL)
+        await books.set_tenant(cap=500)
+        march, april, june = (1000, 0, 0), (500, 0, 0), (500, 0, 20)
+        assert await months_of(books, "tenant") == {"2026-03": march, "2026-04": april, "2026-06": june}
+        assert await months_of(books, "user") == {"2026-03": (80, 0, 0), "2026-04": (80, 0, 0), "2026-06": (80, 0, 20)}
+
+    run_on_books(tmp_path, scenario, clock=clock)
+
+
+@pytest.mark.parametrize("cap", [70, 7000], ids=["lowered", "raised"])
+def test_the_caps_of_many_tenants_are_set_from_the_running_month_on(tmp_path, cap):
+    clock = FakeClock("2026-03-10T12:00:00Z")
+
+    async def scenario(books):
+        for month in ("2026-03-10T12:00:00Z", JUNE, APRIL):
+            books.clock.set(month)
+            for tenant_id in ("42", "43", "44"):
+                await books.set_tenant(tenant_id, cap=1000)
+        await books.reserve(40)
+        await books.set_cap("user", "u", 90)
+        await books.database.write(lambda connection: store.set_tenant_caps(connection, ["42", "43"], "2026-04", cap))
+        for tenant_id, reserved in (("42", 40), ("43", 0)):
+            months = {"2026-03": (1000, 0, 0), "2026-04": (cap, 0, reserved), "2026-06": (cap, 0, 0)}
+            assert await months_of(books, "tenant", tenant_id) == months
+        assert {budget[0] for budget in (await months_of(books, "tenant", "44")).values()} == {1000}
+        assert {budget[0] for budget in (await months_of(books, "user")).values()} == {90}
+
+    run_on_books(tmp_path, scenario, clock=clock)
