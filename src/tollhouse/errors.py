@@ -177,14 +177,14 @@ class HeadersTooLarge(TollhouseError):
 
 
 class Unavailable(TollhouseError):
-    """No provider can take the call, or the ledger cannot be written."""
+    """No provider can take the call, or the database cannot be written or read."""
 
     status = 503
     code = "ai_unavailable"
 
 
 class CallTimeout(TollhouseError):
-    """The call's deadline passed."""
+    """The call's deadline passed, or the provider's timeout."""
 
     status = 504
     code = "ai_timeout"

@@ -20,6 +20,7 @@ from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.routes import CompleteRoute
 from tollhouse.config import Config, Secrets
+from tollhouse.errors import StartError, Unavailable
 from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.service import Gate
 from tollhouse.gate.sqlite import SqliteGate
@@ -81,8 +82,14 @@ async def open_core(config: Config, secrets: Secrets, clock: Clock) -> AsyncIter
         try:
             database.open()
             ledger = Ledger(database, clock)
-            await ledger.recover()
-            keyring = await open_keyring(database, secrets.pepper, pepper_path(path))
+            try:
+                await ledger.recover()
+                keyring = await open_keyring(database, secrets.pepper, pepper_path(path))
+            except Unavailable as error:
+                raise StartError(
+                    f"{path}: {error.message}. Expected a sound database on a disk with room; a damaged one is "
+                    "restored from a backup"
+                ) from error
             if secrets.admin_key is not None:
                 keyring.trust(secrets.admin_key, Principal(ADMIN_KEY_ID, "admin", "super-admin", None))
             administration = Administration(

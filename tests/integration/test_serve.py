@@ -310,6 +310,25 @@ def test_a_damaged_database_is_refused_and_left_as_it_is(tmp_path, empty_databas
     assert file.read_bytes() == damaged
 
 
+def test_a_database_whose_tables_are_damaged_is_refused(tmp_path, empty_database):
+    file = tmp_path / "tollhouse.db"
+    file.write_bytes(empty_database)
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        pages = connection.execute("SELECT rootpage FROM sqlite_master WHERE tbl_name = 'ai_reservations'").fetchall()
+    damaged = bytearray(empty_database)
+    for (page,) in pages:
+        damaged[(page - 1) * page_bytes : page * page_bytes] = b"\xff" * page_bytes
+    file.write_bytes(damaged)
+
+    result = run(tmp_path, "serve", "--port", "0")
+
+    assert result.returncode == 2
+    said = result.stderr.splitlines()[-1]
+    assert "error: tollhouse.db: the database cannot be read: database disk image is malformed" in said
+    assert "restored from a backup" in said
+
+
 def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path, empty_database):
     file = tmp_path / "tollhouse.db"
     file.write_bytes(empty_database)

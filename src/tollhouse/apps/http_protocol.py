@@ -103,6 +103,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         _is_answering = False
         _is_ignoring = False
         _head_bytes = 0
+        _segment_bytes = 0
         # Of a request's body, what came since a piece of it was read: its trailer, but for the rest of that segment.
         _trailer_bytes = 0
         _is_in_head = True
@@ -137,6 +138,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         def data_received(self, data: bytes) -> None:
             if self._is_ignoring:
                 return
+            self._segment_bytes = len(data)
             if self._is_in_head:
                 self._head_bytes += len(data)
             else:
@@ -196,6 +198,11 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         def on_message_begin(self) -> None:
             self._is_whole = False
             self._is_in_head = True
+            # What came before were blank lines, which take nothing from this head's size and time.
+            self._head_bytes = self._segment_bytes
+            if self._timer is not None:
+                self._stop_timer()
+                self._await_rest()
             # ASGI's scope is only made for requests that go to the application.
             self.url = b""
             self.headers = []
@@ -297,6 +304,9 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 self._request.keeps_alive = False
             elif self.cycle is not None:
                 self.cycle.keep_alive = False
+                if self.cycle.response_complete:
+                    # It was answered before its body was whole, and nobody else would close now.
+                    self.transport.close()
 
         def _is_answered(self) -> bool:
             """Whether the application has begun to answer; if it has not, it no longer may."""
@@ -315,7 +325,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                     parts = request.parts
                     answer = await endpoint.answer(request.caller, parts[0] if len(parts) == 1 else b"".join(parts))
             finally:
-                # Here and not in a callback of the task, which would cost a turn of the loop for each call.
+                # Here and not in a callback of the task, which would cost a turn of the loop for each call. A task that
+                # was cancelled before it began stays listed, which happens when the server gives up waiting for it.
                 self.tasks.discard(self._task)
             self._request = None
             self._is_answering = False

@@ -70,7 +70,12 @@ class Pipeline:
         assert failed is not None, "every call has a candidate"
         if call.claim is not None and failed.outcome != "unknown":
             await self._ledger.free(call.claim, call.request_id)
-        raise failed.error
+        try:
+            raise failed.error
+        finally:
+            # The error's traceback holds this frame: without its names for the error, both are freed at once, and the
+            # prompt with them.
+            del failed, outcome
 
     async def _wait_for(self, call: Call, tried: PricedCandidate, failed: Failed) -> bool:
         """Wait as long as a further attempt should; False when it would come too late."""

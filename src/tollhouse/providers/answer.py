@@ -144,9 +144,9 @@ class Answer:
         self.clear()
 
     def clear(self) -> None:
-        """Let go of an answer that was read to its end, and be ready for the next on the same connection.
+        """Let go of an answer. After one that was read to its end, the next on the same connection can be taken.
 
-        The parser stays: it is ready too, and to make one costs more than to read an answer with it.
+        The parser stays: it is ready too then, and to make one costs more than to read an answer with it.
         """
         self.status = 0
         self.reusable = False
@@ -261,7 +261,8 @@ class Answer:
         """
         if data[-1] not in b"\r\n":
             return True
-        last_chunk = b"" if self._body is None else self._body.last_chunk
+        assert self._body is not None, "a complete answer has a body, if only an empty one"
+        last_chunk = self._body.last_chunk
         if self._chunked or not last_chunk:
             return data.endswith(b"\r\n\r\n") and data[-5:-4] not in {b"", b"\r", b"\n"}
         return data.endswith(last_chunk) and bool(last_chunk.strip(b"\r\n"))

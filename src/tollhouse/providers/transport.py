@@ -214,7 +214,11 @@ class Upstream:
         limits = self._limits
         connection = Connection(self._name, limits.max_answer_bytes, limits.max_header_bytes, self._on_connection_lost)
         now_s = asyncio.get_running_loop().time()
-        await self._dialer.open(connection, min(deadline_s, now_s + limits.connect_timeout_s))
+        try:
+            await self._dialer.open(connection, min(deadline_s, now_s + limits.connect_timeout_s))
+        except BaseException:
+            connection.close()
+            raise
         if not connection.ready:
             raise NotSent(f"{self._name} closed the connection as soon as it was made")
         self._connections.add(connection)

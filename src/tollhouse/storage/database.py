@@ -38,7 +38,8 @@ class Database(Protocol):
     def submit(self, operation: object) -> Awaitable[Any]:
         """Carry out an operation together with all that wait now, in one transaction with one fsync.
 
-        To be called in the event loop. A future and no coroutine, since every call waits for two of them.
+        To be called in the event loop. A future and no coroutine, since every call waits for two of them: it is carried
+        out even if nobody waits, and a refusal may be raised at once.
 
         Raises:
             Unavailable: the database cannot be written; nothing was changed.

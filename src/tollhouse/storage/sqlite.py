@@ -112,6 +112,9 @@ class _Batch:
         except sqlite3.Error as error:
             self._roll_back()
             self._fail(error)
+        else:
+            # They lead back to this batch: without them it is freed at once, and the answers it holds.
+            self._undo.clear()
 
     def _run(self, operations: Sequence[object]) -> list[Any]:
         outcomes: list[Any] = [None] * len(operations)
@@ -275,7 +278,7 @@ class SqliteDatabase:
             if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF not in _UNREADABLE:
                 raise
             _LOG.error("the database cannot be read", reason=str(error.orig))
-            raise Unavailable("the database cannot be read just now; try again shortly", retry_after_s=1) from error
+            raise Unavailable(f"the database cannot be read: {error.orig}", retry_after_s=1) from error
 
     def _gather(self, seen: int = 0, quiet_turns: int = 0) -> None:
         """Start a batch once the loop has no more to put into it: all that share it share one fsync."""

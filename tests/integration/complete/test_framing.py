@@ -95,6 +95,19 @@ def test_a_trailer_that_says_close_closes_once_the_call_is_answered(tight, tight
     assert wire.is_closed()
 
 
+def test_blank_lines_before_a_head_take_nothing_from_its_size(tight, tight_fake, tenant, wire):
+    assert wire.send(request(tenant)).reply().status == 200
+    assert wire.send(b"\r\n" * 2000, request(tenant)[:60], request(tenant)[60:]).reply().status == 200
+
+
+def test_a_trailer_that_says_close_closes_though_the_request_was_answered_early(service):
+    with Wire(service) as wire:
+        head = head_of("POST", "/admin/keys", CHUNKED, key="th_unknown")
+        assert wire.send(head).reply().status == 401
+        wire.send(chunked(NEW_KEY, b"connection: close"))
+        assert wire.is_closed()
+
+
 def test_blank_lines_between_calls_take_nothing_from_the_time_of_the_next(tight, tight_fake, tenant, wire):
     assert wire.send(request(tenant)).reply().status == 200
     tight_fake.behave(Behaviour(delay_s=1.2))

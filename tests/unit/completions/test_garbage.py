@@ -1,0 +1,70 @@
+"""What a call leaves in memory once it is over: nothing that only the garbage collector could free.
+
+The collector runs seldom, and a prompt may be large: whatever waits for it adds up to the memory of the machine.
+"""
+
+import contextlib
+import gc
+
+import pytest
+
+from harness.books import run_on_books
+from harness.providers import Desk, Provider, answer
+from tollhouse.completions import pipeline
+from tollhouse.errors import TollhouseError
+from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, Rejected, TimedOut
+
+CALLS = 5
+
+
+class Raising(Provider):
+    """Fails each time with an exception of its own, as a real transport does."""
+
+    def __init__(self, kind, **details):
+        super().__init__()
+        self._kind, self._details = kind, details
+
+    async def post(self, wire, **_timeouts):
+        raise self._kind("a reason", **self._details)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch):
+    monkeypatch.setattr(pipeline, "_PAUSE_S", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "with a fallback"])
+@pytest.mark.parametrize(
+    "provider",
+    [
+        Provider(answer("four")),
+        Raising(NotSent),
+        Raising(Rejected, status=400),
+        Raising(Overloaded, status=503),
+        Raising(TimedOut),
+        Raising(OutcomeUnknown),
+    ],
+    ids=["answered", "not sent", "rejected", "overloaded", "timed out", "lost"],
+)
+def test_a_call_leaves_nothing_to_the_garbage_collector(tmp_path, provider, is_alone):
+    async def scenario(books):
+        await books.set_tenant(cap=10**15)
+        desk = Desk(books, {"small": provider} if is_alone else {"small": provider, "other": provider})
+
+        async def call(number):
+            with contextlib.suppress(TollhouseError):
+                await desk.complete(key=f"key {number}")
+
+        await call(0)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(1, CALLS + 1):
+                await call(number)
+            found = gc.collect()
+        finally:
+            gc.enable()
+        # What the event loop itself has at hand is a few objects, however many calls there were.
+        assert found < 3 * CALLS
+
+    run_on_books(tmp_path, scenario)
