@@ -61,6 +61,20 @@ def test_a_file_of_no_bytes_is_an_empty_database(database):
     assert open_once(database, migrate.schema_revision) == REVISION
 
 
+def test_a_new_database_is_what_the_migrations_come_to(migrated):
+    with sa.create_engine("sqlite://", isolation_level="AUTOCOMMIT").connect() as connection:
+        migrate.run_migrations(connection)
+        made = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+        by_migrations = [tuple(row) for row in connection.exec_driver_sql(made)]
+    at_once = open_once(migrated, lambda connection: [tuple(row) for row in connection.exec_driver_sql(made)])
+    assert without_spaces(at_once) == without_spaces(by_migrations)
+
+
+def without_spaces(rows):
+    """SQLite keeps statements as they were written, and files hold no spaces at the ends of lines."""
+    return [tuple(None if value is None else "".join(value.split()) for value in row) for row in rows]
+
+
 def test_the_newest_migration_is_the_one_the_code_expects():
     assert ScriptDirectory.from_config(migrate._config()).get_heads() == [REVISION]
 

@@ -1,0 +1,223 @@
+-- What the migrations make of an empty SQLite database, so that a new one needs none of them.
+-- Written by scripts/write_new_database.py; a test holds it against the migrations.
+
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL,
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+
+CREATE TABLE ai_audit_log (
+	id INTEGER NOT NULL,
+	created_at TEXT NOT NULL,
+	actor TEXT NOT NULL,
+	action TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	target TEXT NOT NULL,
+	"before" TEXT,
+	"after" TEXT,
+	PRIMARY KEY (id)
+);
+
+CREATE INDEX ai_audit_log_tenant ON ai_audit_log (tenant_id, id);
+
+CREATE TABLE ai_budget_caps (
+	tenant_id TEXT NOT NULL,
+	scope TEXT NOT NULL,
+	scope_id TEXT NOT NULL,
+	cap_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	updated_at TEXT NOT NULL,
+	PRIMARY KEY (tenant_id, scope, scope_id),
+	CONSTRAINT ai_budget_caps_scope CHECK (scope IN ('user', 'feature', 'key'))
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_budgets (
+	tenant_id TEXT NOT NULL,
+	billing_period TEXT NOT NULL,
+	scope TEXT NOT NULL,
+	scope_id TEXT NOT NULL,
+	cap_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	posted_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	reserved_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (tenant_id, billing_period, scope, scope_id),
+	CONSTRAINT ai_budgets_scope CHECK (scope IN ('tenant', 'user', 'feature', 'key')),
+	CONSTRAINT ai_budgets_reserved CHECK (reserved_nano_usd >= 0)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_idempotency (
+	claim_id TEXT NOT NULL,
+	body_digest TEXT NOT NULL,
+	request_id TEXT NOT NULL,
+	sealed_answer BLOB,
+	is_lost BOOLEAN DEFAULT 0 NOT NULL,
+	expires_at TEXT NOT NULL,
+	PRIMARY KEY (claim_id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ai_idempotency_expiry ON ai_idempotency (expires_at);
+
+CREATE TABLE ai_ledger_heads (
+	tenant_id TEXT NOT NULL,
+	entries BIGINT DEFAULT '0' NOT NULL,
+	last_hash TEXT NOT NULL,
+	PRIMARY KEY (tenant_id)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_reservations (
+	request_id TEXT NOT NULL,
+	attempt INTEGER NOT NULL,
+	tenant_id TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	feature_slug TEXT NOT NULL,
+	service TEXT NOT NULL,
+	key_id TEXT NOT NULL,
+	model TEXT NOT NULL,
+	provider TEXT NOT NULL,
+	price_version TEXT NOT NULL,
+	ceiling_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	billing_period TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	state TEXT NOT NULL,
+	PRIMARY KEY (request_id, attempt),
+	CONSTRAINT ai_reservations_state CHECK (state IN ('open', 'unknown'))
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_service_keys (
+	key_id TEXT NOT NULL,
+	service TEXT NOT NULL,
+	role TEXT NOT NULL,
+	tenants TEXT,
+	feature_slug TEXT NOT NULL,
+	digest TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	revoked_at TEXT,
+	PRIMARY KEY (key_id),
+	CONSTRAINT ai_service_keys_role CHECK (role IN ('service', 'reader', 'super-admin')),
+	CONSTRAINT ai_service_keys_digest UNIQUE (digest)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_settings (
+	name TEXT NOT NULL,
+	value TEXT NOT NULL,
+	PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_usage_daily (
+	tenant_id TEXT NOT NULL,
+	billing_period TEXT NOT NULL,
+	day TEXT NOT NULL,
+	calls BIGINT DEFAULT '0' NOT NULL,
+	input_tokens BIGINT DEFAULT '0' NOT NULL,
+	cached_input_tokens BIGINT DEFAULT '0' NOT NULL,
+	cache_write_tokens BIGINT DEFAULT '0' NOT NULL,
+	output_tokens BIGINT DEFAULT '0' NOT NULL,
+	reasoning_tokens BIGINT DEFAULT '0' NOT NULL,
+	total_tokens BIGINT DEFAULT '0' NOT NULL,
+	cost_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	unknown_calls BIGINT DEFAULT '0' NOT NULL,
+	unknown_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (tenant_id, billing_period, day)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_usage_log (
+	id INTEGER NOT NULL,
+	request_id TEXT NOT NULL,
+	attempt INTEGER NOT NULL,
+	tenant_id TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	feature_slug TEXT NOT NULL,
+	service TEXT NOT NULL,
+	key_id TEXT NOT NULL,
+	model TEXT NOT NULL,
+	provider TEXT NOT NULL,
+	input_tokens BIGINT DEFAULT '0' NOT NULL,
+	cached_input_tokens BIGINT DEFAULT '0' NOT NULL,
+	cache_write_tokens BIGINT DEFAULT '0' NOT NULL,
+	cache_write_1h_tokens BIGINT DEFAULT '0' NOT NULL,
+	output_tokens BIGINT DEFAULT '0' NOT NULL,
+	reasoning_tokens BIGINT DEFAULT '0' NOT NULL,
+	total_tokens BIGINT DEFAULT '0' NOT NULL,
+	cost_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	price_version TEXT NOT NULL,
+	status TEXT NOT NULL,
+	usage_source TEXT NOT NULL,
+	finish_reason TEXT NOT NULL,
+	latency_ms INTEGER NOT NULL,
+	billing_period TEXT NOT NULL,
+	admitted_at TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	prev_hash TEXT NOT NULL,
+	row_hash TEXT NOT NULL,
+	PRIMARY KEY (id),
+	CONSTRAINT ai_usage_log_status CHECK (status = 'settled' OR status = 'unknown' OR status = 'adjustment'),
+	CONSTRAINT ai_usage_log_attempt UNIQUE (request_id, attempt, status)
+);
+
+CREATE TABLE ai_usage_monthly (
+	tenant_id TEXT NOT NULL,
+	billing_period TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	feature_slug TEXT NOT NULL,
+	service TEXT NOT NULL,
+	key_id TEXT NOT NULL,
+	model TEXT NOT NULL,
+	provider TEXT NOT NULL,
+	calls BIGINT DEFAULT '0' NOT NULL,
+	input_tokens BIGINT DEFAULT '0' NOT NULL,
+	cached_input_tokens BIGINT DEFAULT '0' NOT NULL,
+	cache_write_tokens BIGINT DEFAULT '0' NOT NULL,
+	output_tokens BIGINT DEFAULT '0' NOT NULL,
+	reasoning_tokens BIGINT DEFAULT '0' NOT NULL,
+	total_tokens BIGINT DEFAULT '0' NOT NULL,
+	cost_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	unknown_calls BIGINT DEFAULT '0' NOT NULL,
+	unknown_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (tenant_id, billing_period, user_id, feature_slug, service, key_id, model, provider)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE tenant_ai_features (
+	tenant_id TEXT NOT NULL,
+	feature_slug TEXT NOT NULL,
+	is_enabled BOOLEAN NOT NULL,
+	updated_at TEXT NOT NULL,
+	PRIMARY KEY (tenant_id, feature_slug)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE tenant_ai_modules (
+	tenant_id TEXT NOT NULL,
+	name TEXT NOT NULL,
+	tier TEXT NOT NULL,
+	is_active BOOLEAN NOT NULL,
+	expires_at TEXT,
+	budget_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	has_own_budget BOOLEAN NOT NULL,
+	created_at TEXT NOT NULL,
+	updated_at TEXT NOT NULL,
+	PRIMARY KEY (tenant_id)
+)
+ WITHOUT ROWID;
+
+CREATE TRIGGER ai_usage_log_no_update BEFORE UPDATE ON ai_usage_log BEGIN SELECT RAISE(ABORT, 'ai_usage_log is append-only: write a further row'); END;
+
+CREATE TRIGGER ai_usage_log_no_delete BEFORE DELETE ON ai_usage_log BEGIN SELECT RAISE(ABORT, 'ai_usage_log is append-only: write a further row'); END;
+
+CREATE TRIGGER ai_usage_log_no_replace BEFORE INSERT ON ai_usage_log WHEN EXISTS (SELECT 1 FROM ai_usage_log WHERE id = NEW.id) BEGIN SELECT RAISE(ABORT, 'ai_usage_log is append-only: write a further row'); END;
+
+CREATE TRIGGER ai_audit_log_no_update BEFORE UPDATE ON ai_audit_log BEGIN SELECT RAISE(ABORT, 'ai_audit_log is append-only: write a further row'); END;
+
+CREATE TRIGGER ai_audit_log_no_delete BEFORE DELETE ON ai_audit_log BEGIN SELECT RAISE(ABORT, 'ai_audit_log is append-only: write a further row'); END;
+
+CREATE TRIGGER ai_audit_log_no_replace BEFORE INSERT ON ai_audit_log WHEN EXISTS (SELECT 1 FROM ai_audit_log WHERE id = NEW.id) BEGIN SELECT RAISE(ABORT, 'ai_audit_log is append-only: write a further row'); END;
+
+CREATE TRIGGER ai_usage_log_no_replaced_attempt BEFORE INSERT ON ai_usage_log WHEN EXISTS (SELECT 1 FROM ai_usage_log WHERE request_id = NEW.request_id AND attempt = NEW.attempt AND status = NEW.status) BEGIN SELECT RAISE(ABORT, 'ai_usage_log has a row of this attempt already'); END;
+
+INSERT INTO alembic_version VALUES ('0001')
