@@ -183,6 +183,14 @@ class Unavailable(TollhouseError):
     code = "ai_unavailable"
 
 
+class Undecided(Unavailable):
+    """The database did not answer in time, and goes on deciding; nobody waits for its answer any more."""
+
+
+class EpochLost(Unavailable):
+    """This instance was declared lost while it was out of touch; others have taken its attempts over."""
+
+
 class CallTimeout(TollhouseError):
     """The call's deadline passed, or the provider's timeout."""
 

@@ -1,7 +1,7 @@
 """The composition root: the only place that names concrete parts and puts them together."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
@@ -9,7 +9,7 @@ import structlog
 
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
-from tollhouse.apps.catalogue import base_url
+from tollhouse.apps.catalogue import base_url, compile_configured
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
@@ -20,24 +20,21 @@ from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.routes import CompleteRoute
 from tollhouse.config import Config, Secrets
+from tollhouse.engines import Engine, open_engine
 from tollhouse.errors import StartError, Unavailable
-from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.service import Gate
-from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.keys.model import Principal
-from tollhouse.keys.pepper import pepper_path
-from tollhouse.keys.service import ADMIN_KEY_ID, Keyring, new_api_key, open_keyring
+from tollhouse.keys.service import ADMIN_KEY_ID, new_api_key
 from tollhouse.kit.clock import Clock, SystemClock
 from tollhouse.kit.money import nano_usd
-from tollhouse.ledger import sqlite as sqlite_ledger
-from tollhouse.ledger.service import Ledger
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.pricing.catalogue import Catalogue
 from tollhouse.providers.dial import default_tls
 from tollhouse.providers.registry import adapter_for
 from tollhouse.providers.transport import TransportLimits, Upstream, proxy_from_environment
-from tollhouse.storage.lock import DatabaseLock
-from tollhouse.storage.sqlite import SqliteDatabase
+from tollhouse.reconciliation.model import PriceOf
+from tollhouse.reconciliation.service import Reconciliation
+from tollhouse.storage.lock import Owner
 from tollhouse.telemetry.metrics import Metrics
 
 _LOG = structlog.get_logger("tollhouse.start")
@@ -47,10 +44,7 @@ _OPERATOR_KEY_ID = "operator"
 class Core(msgspec.Struct, frozen=True):
     """What both the service and the administrative commands stand on."""
 
-    lock: DatabaseLock
-    database: SqliteDatabase
-    keyring: Keyring
-    ledger: Ledger
+    engine: Engine
     metrics: Metrics
     administration: Administration
     clock: Clock
@@ -62,48 +56,31 @@ class Service(msgspec.Struct, frozen=True):
     Attributes:
         app: everything but completion calls.
         endpoint: completion calls.
-        operator_token: a super-admin key for commands on this machine; it ends with the process.
+        describe: tells commands on this machine where the process serves.
+        operator_token: a super-admin key for these commands; it ends with the process.
     """
 
     app: AsgiApp
     endpoint: CompletionEndpoint
-    lock: DatabaseLock
+    describe: Callable[[Owner], None]
     operator_token: str
 
 
 @asynccontextmanager
 async def open_core(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Core]:
-    """Own the database, migrated and recovered, and the keys in it; raises StartError."""
-    path = config.database.sqlite_path
-    with DatabaseLock(path) as lock:
-        database = SqliteDatabase(path)
-        SqliteGate(clock, _rate_limiter(config)).handle_on(database)
-        sqlite_ledger.handle_on(database)
-        try:
-            database.open()
-            ledger = Ledger(database, clock)
-            try:
-                await ledger.recover()
-                keyring = await open_keyring(database, secrets.pepper, pepper_path(path))
-            except Unavailable as error:
-                raise StartError(
-                    f"{path}: {error.message}. Expected a sound database on a disk with room; a damaged one is "
-                    "restored from a backup"
-                ) from error
-            if secrets.admin_key is not None:
-                keyring.trust(secrets.admin_key, Principal(ADMIN_KEY_ID, "admin", "super-admin", None))
-            administration = Administration(
-                database,
-                keyring,
-                clock,
-                tiers={name: nano_usd(tier.budget_usd) for name, tier in config.tiers.items()},
-                default_tier=config.tenants.default_tier,
-            )
-            await administration.follow_tiers()
-            yield Core(lock, database, keyring, ledger, Metrics(), administration, clock)
-            await ledger.flush()
-        finally:
-            await database.close()
+    """Open the database, and the administration of what is in it; raises StartError."""
+    async with open_engine(config, secrets, clock) as engine:
+        if secrets.admin_key is not None:
+            engine.keyring.trust(secrets.admin_key, Principal(ADMIN_KEY_ID, "admin", "super-admin", None))
+        administration = Administration(
+            engine.database,
+            engine.keyring,
+            clock,
+            tiers={name: nano_usd(tier.budget_usd) for name, tier in config.tiers.items()},
+            default_tier=config.tenants.default_tier,
+        )
+        await administration.follow_tiers()
+        yield Core(engine, Metrics(), administration, clock)
 
 
 @asynccontextmanager
@@ -112,7 +89,8 @@ async def open_control_plane(
 ) -> AsyncIterator[tuple[AsgiApp, str]]:
     """Assemble the control plane alone, for commands; yields it with a super-admin key. Raises StartError."""
     async with open_core(config, secrets, clock or SystemClock()) as core:
-        yield _control_plane(core, {}), _operator_token(core)
+        reconciliation = _reconciliation(config, core, lambda: _compiled_prices(config, core.clock))
+        yield _control_plane(core, reconciliation, {}), _operator_token(core)
 
 
 @asynccontextmanager
@@ -131,34 +109,59 @@ async def open_service(
             stack.push_async_callback(upstream.close)
         prices = PriceBook(configured_prices(config), await catalogue, clock)
         complete = _complete_route(config, secrets, core, upstreams, prices)
-        house = asyncio.create_task(keep_house(core.ledger, core.database, clock, _probes(upstreams)))
+        reconciliation = _reconciliation(config, core, lambda: _known_prices(prices))
+
+        def expire_unknown() -> Awaitable[int]:
+            return reconciliation.expire(config.ledger.unknown_hold_hours)
+
+        engine = core.engine
+        house = asyncio.create_task(
+            keep_house(engine.ledger, engine.database, clock, _probes(upstreams), expire_unknown, engine.duties)
+        )
         stack.callback(house.cancel)
         endpoint = CompletionEndpoint(complete, core.metrics, clock)
-        yield Service(_control_plane(core, upstreams), endpoint, core.lock, _operator_token(core))
-
-
-def _rate_limiter(config: Config) -> RateLimiter:
-    return RateLimiter(requests_per_minute=config.limits.requests_per_minute, burst=config.limits.burst)
+        app = _control_plane(core, reconciliation, upstreams)
+        yield Service(app, endpoint, core.engine.describe, _operator_token(core))
 
 
 def _operator_token(core: Core) -> str:
     token = new_api_key()
-    core.keyring.trust(token, Principal(_OPERATOR_KEY_ID, "operator", "super-admin", None))
+    core.engine.keyring.trust(token, Principal(_OPERATOR_KEY_ID, "operator", "super-admin", None))
     return token
 
 
-def _control_plane(core: Core, upstreams: Mapping[str, Upstream]) -> AsgiApp:
+def _reconciliation(config: Config, core: Core, prices: Callable[[], Awaitable[PriceOf]]) -> Reconciliation:
+    upstream_names: dict[str, dict[str, str]] = {name: {} for name in config.providers}
+    for name, settings in config.models.items():
+        upstream_names[settings.provider][name] = settings.upstream_model or name
+    return Reconciliation(core.engine.database, core.clock, prices, upstream_names)
+
+
+async def _known_prices(prices: PriceBook) -> PriceOf:
+    return prices.get
+
+
+async def _compiled_prices(config: Config, clock: Clock) -> PriceOf:
+    """Return the prices for a command that needs them, which few do; raises Unavailable."""
+    try:
+        return PriceBook(configured_prices(config), await compile_configured(config, clock), clock).get
+    except StartError as error:
+        raise Unavailable(str(error)) from error
+
+
+def _control_plane(core: Core, reconciliation: Reconciliation, upstreams: Mapping[str, Upstream]) -> AsgiApp:
     health = Health(
-        database=core.database,
-        ledger=core.ledger,
+        database=core.engine.database,
+        ledger=core.engine.ledger,
         metrics=core.metrics,
         clock=core.clock,
         probes=_probes(upstreams),
     )
     return control_plane(
         administration=core.administration,
-        usage=UsageReports(core.database, core.clock),
-        keyring=core.keyring,
+        usage=UsageReports(core.engine.database, core.clock),
+        reconciliation=reconciliation,
+        keyring=core.engine.keyring,
         clock=core.clock,
         metrics=core.metrics,
         health=health,
@@ -173,9 +176,9 @@ def _complete_route(
     config: Config, secrets: Secrets, core: Core, upstreams: Mapping[str, Upstream], prices: PriceBook
 ) -> CompleteRoute:
     pipeline = Pipeline(
-        gate=Gate(core.database),
-        ledger=core.ledger,
-        audit=AuditLog(core.database, core.clock),
+        gate=Gate(core.engine.database),
+        ledger=core.engine.ledger,
+        audit=AuditLog(core.engine.database, core.clock),
         metrics=core.metrics,
         clock=core.clock,
     )
@@ -186,7 +189,7 @@ def _complete_route(
         max_timeout_s=config.limits.max_timeout_s,
         keep_answers_hours=config.idempotency.keep_hours,
     )
-    return CompleteRoute(core.keyring, planner, pipeline)
+    return CompleteRoute(core.engine.keyring, planner, pipeline)
 
 
 def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upstream]:

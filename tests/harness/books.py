@@ -12,14 +12,18 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from harness import engines
 from harness.clock import FakeClock
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation, Scope
+from tollhouse.engines import assemble_cluster
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.service import Gate
 from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.idempotency.model import Claim
+from tollhouse.instances.lease import Lease
+from tollhouse.instances.service import Membership
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.model import Settlement
@@ -27,12 +31,14 @@ from tollhouse.ledger.service import Ledger
 from tollhouse.ledger.verify import Report, verify
 from tollhouse.providers.base import Usage
 from tollhouse.storage import migrate
-from tollhouse.storage.schema import ai_budgets, ai_reservations, ai_usage_log
+from tollhouse.storage.database import Database
+from tollhouse.storage.schema import ai_budgets, ai_rate_limits, ai_reservations, ai_usage_log
 from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.tenants import store as tenants
 from tollhouse.tenants.model import Feature, TenantModule
 
 _numbers = count(1)
+LEASE_S = 10
 
 
 def reservation(ceiling: int = 100, *, at: str = "2026-04-10T12:00:00.000Z", **changes: Any) -> Reservation:
@@ -71,13 +77,27 @@ def settlement(of: Reservation, cost: int, **changes: Any) -> Settlement:
 
 
 class Books:
-    """An open database with the gate and the ledger on it."""
+    """An open database with the gate and the ledger on it.
 
-    def __init__(self, database: SqliteDatabase, clock: FakeClock) -> None:
+    Attributes:
+        membership: on PostgreSQL, the instance that these books are open in.
+    """
+
+    def __init__(
+        self, database: Database, clock: FakeClock, ledger: Ledger, membership: Membership | None = None
+    ) -> None:
         self.database = database
         self.clock = clock
         self.gate = Gate(database)
-        self.ledger = Ledger(database, clock)
+        self.ledger = ledger
+        self.membership = membership
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let time pass for everybody: the rate limits of several instances go by their database's clock."""
+        self.clock.advance(seconds)
+        if engines.current() == "postgresql":
+            earlier = sa.update(ai_rate_limits).values(full_at_us=ai_rate_limits.c.full_at_us - round(seconds * 1e6))
+            await self.database.write(lambda connection: connection.execute(earlier))
 
     async def set_tenant(self, tenant_id: str = "42", *, cap: int = 10_000, **changes: Any) -> None:
         """Set a tenant's module up or anew, as the administration does: the cap holds in the running month."""
@@ -183,17 +203,44 @@ def _new_database() -> bytes:
 async def open_books(
     path: Path, clock: FakeClock | None = None, *, requests_per_minute: int = 0, burst: int = 1
 ) -> AsyncIterator[Books]:
-    """Open books in a file, which is made if there is none."""
+    """Open books on the engine of the test, which are made if there are none under this path."""
+    clock = clock or FakeClock()
+    opened = _open_embedded if engines.current() == "sqlite" else _open_cluster
+    async with opened(path, clock, requests_per_minute=requests_per_minute, burst=burst) as books:
+        yield books
+
+
+@asynccontextmanager
+async def _open_embedded(path: Path, clock: FakeClock, **limits: int) -> AsyncIterator[Books]:
     if not path.exists():
         path.write_bytes(_new_database())
-    clock = clock or FakeClock()
     database = SqliteDatabase(path)
-    SqliteGate(clock, RateLimiter(requests_per_minute=requests_per_minute, burst=burst)).handle_on(database)
+    SqliteGate(clock, RateLimiter(**limits)).handle_on(database)
     sqlite_ledger.handle_on(database)
     database.open()
     try:
-        yield Books(database, clock)
+        yield Books(database, clock, Ledger(database, clock))
     finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _open_cluster(path: Path, clock: FakeClock, **limits: int) -> AsyncIterator[Books]:
+    """Join the database as an instance that shows that it lives as long as the clock stands."""
+    lease = Lease(clock, LEASE_S)
+    database, ledger = assemble_cluster(engines.database_url(path), clock, lease, timeout_s=5, **limits)
+
+    async def keys_changed() -> None:
+        return
+
+    membership = Membership(database.dial, clock, lease, when_lost=lambda: None, when_keys_changed=keys_changed)
+    await database.open()
+    try:
+        await membership.join()
+        await database.open_lanes()
+        yield Books(database, clock, ledger, membership)
+    finally:
+        await membership.leave()
         await database.close()
 
 

@@ -66,7 +66,14 @@ class Provider:
         self.received: list[ProviderRequest] = []
         self.log: list[str] = []
 
-    async def post(self, wire: WireRequest, *, deadline_s: float, first_byte_timeout_s: float | None) -> WireResponse:
+    async def post(
+        self,
+        wire: WireRequest,
+        *,
+        deadline_s: float,
+        first_byte_timeout_s: float | None,
+        may_send: Callable[[], bool] | None,
+    ) -> WireResponse:
         self.received.append(msgspec.json.decode(wire.body, type=ProviderRequest))
         self.log.append(self.name)
         step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]

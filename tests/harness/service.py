@@ -18,8 +18,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
+import psycopg
+from psycopg.rows import dict_row
+
+from harness import engines
+from tollhouse.cli.books import read_books
+from tollhouse.config import Database
 from tollhouse.ledger.verify import Finding, verify
-from tollhouse.storage.sqlite import open_read_only, read_snapshot
 from tollhouse.testing import FakeProvider
 from tollhouse.testing.behaviour import Format
 
@@ -28,6 +33,9 @@ TenantId = int | str
 
 ADMIN_KEY = "admin-key-of-the-tests-0123456789"
 PROVIDER_KEY = "sk-4cc0unt-of-the-tests-0123456789"
+# Short, so that what a killed instance left is held soon; on SQLite it means nothing.
+LEASE_S = 2
+DATABASE_KEYS = f"lease_s = {LEASE_S}\n"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -78,13 +86,15 @@ class Service:
 
     def __init__(self, directory: Path, config: str, *, server: str = "", database: Path | None = None) -> None:
         self.directory = directory
+        # The file of the database, or what stands for it on a server.
         self.database = database or directory / "tollhouse.db"
+        self.database_url = engines.database_url(self.database)
         self.config_file = directory / "tollhouse.toml"
         self.log_file = directory / "log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self.config_file.write_text(
-            f'[server]\nport = 0\n{server}\n[database]\nurl = "sqlite:///{self.database}"\n'
+            f'[server]\nport = 0\n{server}\n[database]\nurl = "{self.database_url}"\n{DATABASE_KEYS}'
             f'[auth]\nadmin_key = "env:TEST_ADMIN_KEY"\n{config}'
         )
         self._environ = {
@@ -198,7 +208,10 @@ class Service:
     # What it has written.
 
     def query(self, statement: str, *values: object) -> list[dict[str, Any]]:
-        """Read from the database file, beside the process that owns it."""
+        """Read from the database, beside the process that serves from it; values take the place of question marks."""
+        if self.database_url.startswith("postgresql:"):
+            with psycopg.connect(self.database_url, row_factory=dict_row) as connection:
+                return connection.execute(statement.replace("?", "%s"), values).fetchall()
         uri = f"{self.database.as_uri()}?mode=ro"
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
             connection.row_factory = sqlite3.Row
@@ -206,7 +219,7 @@ class Service:
 
     def rows(self, **where: object) -> list[dict[str, Any]]:
         """Return the ledger's rows with the given values, the oldest first."""
-        condition = " AND ".join(f"{name} = ?" for name in where) or "1"
+        condition = " AND ".join(f"{name} = ?" for name in where) or "1 = 1"
         values = [str(value) if name in {"tenant_id", "user_id"} else value for name, value in where.items()]
         return self.query(f"SELECT * FROM ai_usage_log WHERE {condition} ORDER BY id", *values)
 
@@ -226,11 +239,7 @@ class Service:
 
     def findings(self) -> list[Finding]:
         """Return what ``tollhouse verify`` would find, without the seconds that a process takes to start."""
-        engine = open_read_only(self.database)
-        try:
-            return read_snapshot(engine, verify).findings
-        finally:
-            engine.dispose()
+        return read_books(Database(url=self.database_url), verify).findings
 
     def verify(self) -> subprocess.CompletedProcess[str]:
         """Run ``tollhouse verify``, which works beside the process too."""

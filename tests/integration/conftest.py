@@ -30,6 +30,8 @@ from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
 from tollhouse.providers.base import Usage
+from tollhouse.reconciliation.model import PriceOf
+from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.telemetry.metrics import Metrics
 
@@ -70,6 +72,10 @@ class Answer:
         return body["error"], body["message"]
 
 
+async def _no_prices() -> PriceOf:
+    return lambda _: None
+
+
 class Plane:
     """A running control plane: asked over HTTP, while its database takes calls as the hot path would make them."""
 
@@ -103,6 +109,7 @@ class Plane:
         app = control_plane(
             administration=administration,
             usage=UsageReports(database, self.clock),
+            reconciliation=Reconciliation(database, self.clock, _no_prices, {}),
             keyring=keyring,
             clock=self.clock,
             metrics=metrics,

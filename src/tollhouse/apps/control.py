@@ -16,6 +16,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ControllerRouterHandler, Guard, Message, Scope
 
 from tollhouse import __version__
+from tollhouse.admin.body import ExactRequest
 from tollhouse.admin.routes import AuditRoutes, KeyRoutes, TenantRoutes
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp
@@ -30,6 +31,8 @@ from tollhouse.keys.bearer import bearer_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.clock import Clock
+from tollhouse.reconciliation.routes import ReconciliationRoutes
+from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.telemetry.metrics import Metrics
 
 _MAX_BODY_BYTES = 1024 * 1024
@@ -78,6 +81,7 @@ def control_plane(
     *,
     administration: Administration,
     usage: UsageReports,
+    reconciliation: Reconciliation,
     keyring: Keyring,
     clock: Clock,
     metrics: Metrics,
@@ -90,7 +94,11 @@ def control_plane(
     app = _ControlPlane(
         [
             Router(
-                "/", route_handlers=[TenantRoutes, KeyRoutes, AuditRoutes], guards=[_super_admins], security=_BEARER
+                "/",
+                route_handlers=[TenantRoutes, KeyRoutes, AuditRoutes, ReconciliationRoutes],
+                guards=[_super_admins],
+                request_class=ExactRequest,
+                security=_BEARER,
             ),
             Router("/", route_handlers=[UsageRoutes], security=_BEARER),
             complete,
@@ -100,6 +108,7 @@ def control_plane(
         dependencies={
             "administration": Provide(lambda: administration, sync_to_thread=False),
             "usage": Provide(lambda: usage, sync_to_thread=False),
+            "reconciliation": Provide(lambda: reconciliation, sync_to_thread=False),
             "health": Provide(lambda: health, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
             "principal": Provide(_principal, sync_to_thread=False),

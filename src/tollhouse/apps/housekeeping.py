@@ -1,7 +1,7 @@
-"""What the API process does beside its calls: writing what could not be written, and forgetting what has expired."""
+"""What the API process does beside its calls: writing what could not be written, and ending what has expired."""
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
@@ -15,15 +15,30 @@ from tollhouse.storage.database import Database
 
 _FORGET_EVERY_S = 60.0
 _FORGET_AT_ONCE = 1000
+_EXPIRE_EVERY_S = 60.0
 _PROBE_TIMEOUT_S = 5.0
 _LOG = structlog.get_logger("tollhouse.housekeeping")
 
 
-async def keep_house(ledger: Ledger, database: Database, clock: Clock, probes: Mapping[str, Probe]) -> None:
-    """Run until cancelled. A defect in one duty is logged, and ends none of the others."""
+async def keep_house(
+    ledger: Ledger,
+    database: Database,
+    clock: Clock,
+    probes: Mapping[str, Probe],
+    expire_unknown: Callable[[], Awaitable[int]],
+    of_the_engine: Sequence[Callable[[], Awaitable[None]]] = (),
+) -> None:
+    """Run until cancelled. A defect in one duty is logged, and ends none of the others.
+
+    Args:
+        expire_unknown: frees the calls of unknown outcome that were held for long enough.
+        of_the_engine: the duties that the database brings along.
+    """
     duties = [
         ledger.keep_writing(),
         _forget_expired_answers(database, clock),
+        _expire_regularly(expire_unknown),
+        *(duty() for duty in of_the_engine),
         *(_tell_if_unreachable(name, probe) for name, probe in probes.items()),
     ]
     await asyncio.gather(*(_logged(duty) for duty in duties))
@@ -51,6 +66,16 @@ async def _forget_expired_answers(database: Database, clock: Clock) -> None:
             await forget_expired_answers(database, clock)
         except Unavailable as error:
             _LOG.warning("expired answers are forgotten later", reason=error.message)
+
+
+async def _expire_regularly(expire_unknown: Callable[[], Awaitable[int]]) -> None:
+    while True:
+        try:
+            await expire_unknown()
+        except Unavailable as error:
+            _LOG.warning("calls of unknown outcome are freed later", reason=error.message)
+        # After the first run: a service that is started anew each day has to free them too.
+        await asyncio.sleep(_EXPIRE_EVERY_S)
 
 
 async def forget_expired_answers(database: Database, clock: Clock) -> int:

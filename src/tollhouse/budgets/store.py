@@ -1,11 +1,14 @@
 """The control plane's statements: caps, the state of budgets, and open reservations. They run on every engine."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 
 from tollhouse.budgets.model import Budget, BudgetKey, Reservation
-from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_reservations, ai_usage_monthly
+from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_instances, ai_reservations, ai_usage_monthly
+
+_LEFT_AT_ONCE = 1000
 
 
 def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: str, cap_nano_usd: int) -> None:
@@ -155,8 +158,16 @@ def standing_cap(connection: sa.Connection, key: BudgetKey) -> int | None:
 
 def open_reservations(connection: sa.Connection) -> Sequence[Reservation]:
     """Return the reservations of attempts that have not ended, the oldest first."""
-    table = ai_reservations
-    rows = connection.execute(
-        sa.select(table).where(table.c.state == "open").order_by(table.c.request_id, table.c.attempt)
-    )
+    return _reservations(connection, sa.select(ai_reservations).where(ai_reservations.c.state == "open"))
+
+
+def left_by_lost(connection: sa.Connection) -> Sequence[Reservation]:
+    """Return attempts that lost instances left open, the oldest first, a bounded number of them."""
+    of_lost = ai_reservations.join(ai_instances, ai_instances.c.epoch == ai_reservations.c.epoch)
+    left = sa.and_(ai_reservations.c.state == "open", ai_instances.c.state == "lost")
+    return _reservations(connection, sa.select(ai_reservations).select_from(of_lost).where(left).limit(_LEFT_AT_ONCE))
+
+
+def _reservations(connection: sa.Connection, found: sa.Select[Any]) -> Sequence[Reservation]:
+    rows = connection.execute(found.order_by(ai_reservations.c.request_id, ai_reservations.c.attempt))
     return [Reservation(**{name: getattr(row, name) for name in Reservation.__struct_fields__}) for row in rows]

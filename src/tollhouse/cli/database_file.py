@@ -32,7 +32,7 @@ def read_file(path: Path, work: Callable[[sa.Connection], T]) -> T:
             raise StartError(f"{path}: {error}") from error
 
 
-def read_books(path: Path, work: Callable[[sa.Connection], T]) -> T:
+def read_checked(path: Path, work: Callable[[sa.Connection], T]) -> T:
     """Run ``work`` as ``read_file`` does, on a database of this version's schema; raises StartError for another."""
 
     def checked(connection: sa.Connection) -> T:

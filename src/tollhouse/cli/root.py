@@ -11,6 +11,7 @@ from tollhouse.cli.features import feature
 from tollhouse.cli.keys import key
 from tollhouse.cli.migrate import migrate
 from tollhouse.cli.options import Root
+from tollhouse.cli.reconcile import reconcile
 from tollhouse.cli.serve import serve
 from tollhouse.cli.tenants import tenant
 from tollhouse.cli.usage import usage
@@ -27,5 +28,5 @@ def root() -> None:
     """
 
 
-for _command in (demo, serve, migrate, doctor, tenant, feature, key, budget, usage, audit, verify):
+for _command in (demo, serve, migrate, doctor, tenant, feature, key, budget, usage, reconcile, audit, verify):
     root.add_command(_command)

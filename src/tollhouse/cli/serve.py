@@ -68,7 +68,7 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", listene
 
         def tell() -> None:
             # From here on, other commands find this process and ask it.
-            service.lock.describe(Owner(os.getpid(), url, service.operator_token))
+            service.describe(Owner(os.getpid(), url, service.operator_token))
             click.echo(f"Tollhouse {__version__} serves at {url}")
             log.info("serving", url=url, version=__version__, pid=os.getpid())
 

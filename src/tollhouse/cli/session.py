@@ -1,7 +1,7 @@
 """How commands reach the data: through the process that owns the database, which may become this one.
 
-A SQLite file has one owner. While a server runs, commands ask it over HTTP; otherwise they assemble the same control
-plane here. Either way they use the admin routes, so that checks and messages are the same.
+A SQLite file has one owner. While a server runs, commands ask it over HTTP; otherwise, and on PostgreSQL always, they
+assemble the same control plane here. Either way they use the admin routes, so that checks and messages are the same.
 """
 
 import asyncio
@@ -123,6 +123,9 @@ def open_session(options: Options) -> Iterator[Session]:
     config = options.config()
     secrets = resolve_secrets(config, options.environ, providers=False)
     with ExitStack() as stack:
+        if not config.database.is_embedded:
+            yield stack.enter_context(_control_plane(config, secrets))
+            return
         try:
             session = outlast_commands(lambda: stack.enter_context(_embedded(config, secrets)))
         except DatabaseInUse as error:
@@ -156,6 +159,13 @@ def _embedded(config: Config, secrets: Secrets) -> Iterator[Session]:
     # Asked before the control plane is imported, since a command that finds a server running needs none of it.
     with DatabaseLock(config.database.sqlite_path):
         pass
+    with _control_plane(config, secrets) as session:
+        yield session
+
+
+@contextmanager
+def _control_plane(config: Config, secrets: Secrets) -> Iterator[Session]:
+    """Serve the session from within this process; raises DatabaseInUse, StartError."""
     from tollhouse.cli.asgi_client import ask
     from tollhouse.wiring import open_control_plane
 

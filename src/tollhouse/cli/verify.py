@@ -18,12 +18,12 @@ def verify(context: click.Context) -> None:
     The ledger's hash chains, the rollups, budgets and reservations are computed again from its rows. Exits with 1, and
     lists what does not fit, if something does not.
     """
-    from tollhouse.cli.database_file import read_books
+    from tollhouse.cli.books import read_books
     from tollhouse.cli.output import print_json
     from tollhouse.ledger.verify import verify as verify_books
 
     options: Options = context.obj
-    report = read_books(options.config().database.sqlite_path, verify_books)
+    report = read_books(options.config().database, verify_books)
     if options.as_json:
         print_json(report)
     else:

@@ -1,6 +1,7 @@
 """One exchange with one provider, and what its failure means for the caller and for the money."""
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -37,18 +38,21 @@ class Failed(msgspec.Struct, frozen=True):
     pause_s: float | None = None
 
 
-async def dispatch(candidate: Candidate, wire: WireRequest, call_deadline_s: float) -> ProviderAnswer | Failed:
+async def dispatch(
+    candidate: Candidate, wire: WireRequest, call_deadline_s: float, may_send: Callable[[], bool] | None = None
+) -> ProviderAnswer | Failed:
     """Send a request and translate what comes back. Never raises, but for cancellation.
 
     Args:
         call_deadline_s: by the running loop's clock; the provider's own timeouts may end the wait earlier.
+        may_send: asked right before sending, whether the attempt is still this instance's to make.
     """
     loop = asyncio.get_running_loop()
     deadline_s = min(call_deadline_s, loop.time() + candidate.timeout_s)
     name = candidate.provider
     try:
         response = await candidate.transport.post(
-            wire, deadline_s=deadline_s, first_byte_timeout_s=candidate.first_byte_timeout_s
+            wire, deadline_s=deadline_s, first_byte_timeout_s=candidate.first_byte_timeout_s, may_send=may_send
         )
         return candidate.adapter.decode(response)
     except NotSent as error:

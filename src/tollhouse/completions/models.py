@@ -1,6 +1,6 @@
 """The configured models, each with the candidates that may answer for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,7 +14,14 @@ from tollhouse.providers.base import Adapter, WireRequest, WireResponse
 class Transport(Protocol):
     """Carries a request to one provider; implemented by ``providers.transport.Upstream``."""
 
-    async def post(self, wire: WireRequest, *, deadline_s: float, first_byte_timeout_s: float | None) -> WireResponse:
+    async def post(
+        self,
+        wire: WireRequest,
+        *,
+        deadline_s: float,
+        first_byte_timeout_s: float | None,
+        may_send: Callable[[], bool] | None,
+    ) -> WireResponse:
         """Send and receive until a deadline of the running loop's clock, or until the answer has not begun in time."""
 
 

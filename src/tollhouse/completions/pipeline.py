@@ -17,7 +17,7 @@ from tollhouse.completions.dispatch import Failed, dispatch
 from tollhouse.completions.models import PricedCandidate
 from tollhouse.completions.settling import count, settle
 from tollhouse.errors import InvalidRequest, TollhouseError
-from tollhouse.gate.admission import Admission, Replay
+from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.service import Gate
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.service import Ledger
@@ -35,6 +35,7 @@ class _Admitted(msgspec.Struct, frozen=True, gc=False):
 
     reservation: Reservation
     wire: WireRequest
+    admission: Admitted
 
 
 class Pipeline:
@@ -54,6 +55,7 @@ class Pipeline:
             TollhouseError: each refusal and failure of the public contract.
         """
         failed: Failed | None = None
+        epoch = 0
         # The primary is tried twice before its fallbacks.
         for attempt, tried in enumerate((call.candidates[0], *call.candidates), start=1):
             if failed is not None:
@@ -61,8 +63,9 @@ class Pipeline:
                     break
                 if not await self._wait_for(call, tried, failed):
                     continue
-            outcome = await self._admit(call, tried, attempt, failed)
+            outcome = await self._admit(call, tried, attempt, failed, epoch)
             if isinstance(outcome, _Admitted):
+                epoch = outcome.admission.epoch
                 outcome = await self._carry_out(call, tried, outcome)
             if isinstance(outcome, Answer):
                 return outcome
@@ -89,13 +92,14 @@ class Pipeline:
         return True
 
     async def _admit(
-        self, call: Call, tried: PricedCandidate, attempt: int, failed: Failed | None
+        self, call: Call, tried: PricedCandidate, attempt: int, failed: Failed | None, epoch: int
     ) -> _Admitted | Answer | Failed:
         """Have one attempt admitted, or answered with what was kept for its idempotency key.
 
         Args:
             failed: what became of the attempt before, or None for the first. Refusals of the first are raised, since
                 it holds nothing yet; a later one's end the call like any failure.
+            epoch: what the attempt before was admitted in.
         """
         try:
             wire = tried.candidate.adapter.encode(call.provider_request(tried.candidate))
@@ -104,7 +108,7 @@ class Pipeline:
             if tried is not call.candidates[0]:
                 await self._tell_of_switch(call, tried)
             admitted = await self._gate.admit(
-                Admission(reservation, call.claim if is_first else None, is_first=is_first)
+                Admission(reservation, call.claim if is_first else None, is_first=is_first, epoch=epoch)
             )
         except TollhouseError as refusal:
             if failed is None:
@@ -113,13 +117,13 @@ class Pipeline:
             return failed if isinstance(refusal, InvalidRequest) else Failed(refusal, "refused")
         if isinstance(admitted, Replay):
             return call.replay(admitted)
-        return _Admitted(reservation, wire)
+        return _Admitted(reservation, wire, admitted)
 
     async def _carry_out(self, call: Call, tried: PricedCandidate, admitted: _Admitted) -> Answer | Failed:
         """Dispatch an admitted attempt, and enter what became of it."""
         reservation = admitted.reservation
         started_s = self._clock.monotonic_s()
-        outcome = await dispatch(tried.candidate, admitted.wire, call.deadline_s)
+        outcome = await dispatch(tried.candidate, admitted.wire, call.deadline_s, admitted.admission.may_dispatch)
         duration_s = self._clock.monotonic_s() - started_s
         result = outcome.outcome if isinstance(outcome, Failed) else "settled"
         self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)

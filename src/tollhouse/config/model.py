@@ -15,8 +15,6 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Meta
 
-from tollhouse.errors import StartError
-
 MEBIBYTE = 1024 * 1024
 _SQLITE_SCHEME = "sqlite:///"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
@@ -117,15 +115,20 @@ class Database(Section, frozen=True):
         "sqlite:///./tollhouse.db"
     )
 
+    timeout_s: Annotated[float, _seconds(60)] = 5
+    """On PostgreSQL, how long a call waits for the database before it gets 503."""
+    lease_s: Annotated[float, _seconds(60)] = 10
+    """On PostgreSQL, how long an instance may be out of touch before the others declare it lost."""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether it is a file of this process's own, rather than a server that several instances share."""
+        return self.url.startswith(_SQLITE_SCHEME)
+
     @property
     def sqlite_path(self) -> Path:
-        """The SQLite file, a relative one being relative to the current directory.
-
-        Raises:
-            StartError: the URL names an engine that this version does not run on.
-        """
-        if not self.url.startswith(_SQLITE_SCHEME):
-            raise StartError("[database] url: this version runs on SQLite; expected sqlite:///FILE")
+        """The SQLite file of an embedded database, a relative one being relative to the current directory."""
+        assert self.is_embedded, "a server's database has no file here"
         return Path(self.url.removeprefix(_SQLITE_SCHEME))
 
 
@@ -216,6 +219,13 @@ class Idempotency(Section, frozen=True):
     keep_hours: Annotated[int, _whole(1, 8760)] = 24
 
 
+class Ledger(Section, frozen=True):
+    """How long the ledger waits for what it does not know."""
+
+    unknown_hold_hours: Annotated[int, _whole(1, 8760)] = 72
+    """How long the ceiling of a call of unknown outcome stays counted, unless reconciliation resolves it."""
+
+
 REFERENCE_TIERS = {
     "starter": Tier(budget_usd=Decimal(2)),
     "growth": Tier(budget_usd=Decimal(10)),
@@ -236,3 +246,4 @@ class Config(Section, frozen=True):
     tiers: dict[Name, Tier] = msgspec.field(default_factory=lambda: dict(REFERENCE_TIERS))
     """Configured tiers join the reference tiers, or take their place under the same name."""
     idempotency: Idempotency = Idempotency()
+    ledger: Ledger = Ledger()

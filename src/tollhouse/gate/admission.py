@@ -1,5 +1,7 @@
 """What asks for admission, and what may come of it."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from tollhouse.budgets.model import Reservation
@@ -13,15 +15,37 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
         reservation: what will be durable if it is admitted.
         claim: the idempotency key's claim; given by a request's first attempt alone.
         is_first: a request's first attempt is rate-limited; a further one belongs to the same call.
+        epoch: the epoch that the first attempt was admitted in, for a further one: a call that was taken over is not
+            gone on with.
     """
 
     reservation: Reservation
     claim: Claim | None = None
     is_first: bool = True
+    epoch: int = 0
+
+
+def _always(_epoch: int) -> bool:
+    return True
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """The reservation is durable: the provider may be called."""
+    """The reservation is durable: the provider may be called.
+
+    Attributes:
+        epoch: the life of this instance that it was admitted in.
+    """
+
+    epoch: int = 0
+    is_held: Callable[[int], bool] = _always
+
+    def may_dispatch(self) -> bool:
+        """Whether this instance still holds the reservation; to be asked right before sending."""
+        return self.is_held(self.epoch)
+
+
+ADMITTED = Admitted()
+"""The admission of an embedded database, whose only process holds it as long as it lives."""
 
 
 class Replay(msgspec.Struct, frozen=True):

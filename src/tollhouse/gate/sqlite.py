@@ -4,35 +4,24 @@ Nothing is cached between batches, so a gate that was closed, a cap that was low
 making is seen by the first admission after its commit.
 """
 
-import math
 import sqlite3
 from collections.abc import Sequence
 
 from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation
-from tollhouse.errors import (
-    BudgetExceeded,
-    CallTimeout,
-    FeatureDisabled,
-    IdempotencyInFlight,
-    IdempotencyMismatch,
-    ModuleExpired,
-    ModuleInactive,
-    RateLimited,
-    TollhouseError,
-)
-from tollhouse.gate.admission import Admission, Admitted, Replay
+from tollhouse.errors import TollhouseError
+from tollhouse.gate import refusals
+from tollhouse.gate.admission import ADMITTED, Admission, Admitted, Replay
 from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import Claim, Kept
 from tollhouse.kit.clock import Clock, utc_text
-from tollhouse.kit.money import usd
-from tollhouse.storage.database import Database, Transaction
+from tollhouse.storage.database import Transaction
+from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.tenants.model import GateState
 from tollhouse.tenants.sqlite import gate_state
 
 Outcome = Admitted | Replay | TollhouseError
-_ADMITTED = Admitted()
 
 
 class SqliteGate:
@@ -42,7 +31,7 @@ class SqliteGate:
         self._clock = clock
         self._rate_limiter = rate_limiter
 
-    def handle_on(self, database: Database) -> None:
+    def handle_on(self, database: SqliteDatabase) -> None:
         """Have a SQLite database admit."""
         database.handle(Admission, self._admit_batch)
 
@@ -83,7 +72,7 @@ class _Batch:
         if admission.is_first:
             wait_s = self._rate_limiter.wait_s(reservation.tenant_id, self._now_s)
             if wait_s:
-                return _rate_limited(reservation, wait_s)
+                return refusals.rate_limited(reservation, wait_s)
         refusal = self._reserve(reservation, gate.budget_nano_usd)
         if refusal is not None:
             return refusal
@@ -94,7 +83,7 @@ class _Batch:
         if admission.claim is not None:
             self._claims[admission.claim.claim_id] = (admission.claim, reservation.request_id)
         self._reservations.append(reservation)
-        return _ADMITTED
+        return ADMITTED
 
     def write(self) -> None:
         """Make the batch's reservations and claims part of the transaction."""
@@ -109,15 +98,12 @@ class _Batch:
         return self._gates[key]
 
     def _closed(self, reservation: Reservation, gate: GateState | None) -> TollhouseError | None:
-        tenant_id = reservation.tenant_id
         if gate is None or not gate.is_active:
-            return ModuleInactive(
-                f"the AI module of tenant {tenant_id} is not active; an administrator can activate it"
-            )
+            return refusals.inactive(reservation)
         if gate.expires_at is not None and gate.expires_at <= self._now:
-            return ModuleExpired(f"the AI module of tenant {tenant_id} expired at {gate.expires_at}")
+            return refusals.expired(reservation, gate.expires_at)
         if not gate.is_feature_enabled:
-            return FeatureDisabled(f"the feature {reservation.feature_slug!r} is switched off for tenant {tenant_id}")
+            return refusals.disabled(reservation)
         return None
 
     def _kept(self, claim: Claim) -> Outcome | None:
@@ -137,7 +123,7 @@ class _Batch:
         charged = self._budgets.charged(reservation, tenant_cap_nano_usd)
         for key, budget in charged:
             if ceiling > budget.left_nano_usd:
-                return _budget_exceeded(key, ceiling, budget.left_nano_usd, budget.cap_nano_usd)
+                return refusals.budget_exceeded(key, ceiling, budget.left_nano_usd, budget.cap_nano_usd)
         for key, budget in charged:
             budget.reserved_nano_usd += ceiling
             self._amounts_nano_usd[key] = self._amounts_nano_usd.get(key, 0) + ceiling
@@ -146,31 +132,9 @@ class _Batch:
 
 def _repeated(claim: Claim, kept: Kept) -> Outcome:
     if kept.body_digest != claim.body_digest:
-        return IdempotencyMismatch(
-            "this Idempotency-Key was used with another body; send the same body, or a new key for a new call"
-        )
+        return refusals.mismatch()
     if kept.is_lost:
-        return CallTimeout(
-            "an earlier call with this Idempotency-Key may have been billed, and its answer was lost; to have another "
-            "call made, send a new key"
-        )
+        return refusals.lost()
     if kept.sealed_answer is None:
-        return IdempotencyInFlight(
-            "a call with this Idempotency-Key is being answered now; try again shortly to get its answer",
-            retry_after_s=1,
-        )
+        return refusals.in_flight()
     return Replay(kept.sealed_answer, kept.request_id)
-
-
-def _rate_limited(reservation: Reservation, wait_s: float) -> RateLimited:
-    return RateLimited(
-        f"tenant {reservation.tenant_id} has reached its rate limit; try again in {math.ceil(wait_s)} s",
-        retry_after_s=wait_s,
-    )
-
-
-def _budget_exceeded(key: BudgetKey, ceiling: int, left: int, cap: int) -> BudgetExceeded:
-    return BudgetExceeded(
-        f"this call could cost up to ${usd(ceiling):f}, but {key.describe()} has ${usd(max(left, 0)):f} left of "
-        f"its ${usd(cap):f} for {key.billing_period}; lower max_tokens, or have the budget raised"
-    )

@@ -3,12 +3,12 @@
 import hashlib
 import hmac
 import secrets
-from pathlib import Path
+from collections.abc import Callable
 
 from tollhouse.errors import StartError, Unauthorized
 from tollhouse.keys import store
 from tollhouse.keys.model import Principal, ServiceKey
-from tollhouse.keys.pepper import create_pepper, read_pepper
+from tollhouse.keys.pepper import Pepper
 from tollhouse.storage.database import Database
 
 _PREFIX = "th_"
@@ -16,10 +16,12 @@ _KEY_BYTES = 32
 _INDEX_BYTES = 16
 _MAX_RECOGNISED = 100_000
 
-_EXPECTED = "expected auth.pepper to be the first start's, or without auth.pepper the file that was made beside it"
+_EXPECTED = "expected auth.pepper to be the first start's, or without auth.pepper what was made and kept then"
 
 ADMIN_KEY_ID = "admin"
 """How the configured admin key is named in ledger and audit log."""
+
+_Change = tuple[Callable[[ServiceKey], None], ServiceKey]
 
 
 class Keyring:
@@ -33,6 +35,8 @@ class Keyring:
         self._database = database
         self._pepper = pepper
         self._principals: dict[bytes, tuple[bytes, Principal]] = {}
+        self._trusted: dict[bytes, tuple[bytes, Principal]] = {}
+        self._meanwhile: list[_Change] = []
         self._process_key = secrets.token_bytes(_KEY_BYTES)
         self._recognised: dict[bytes, Principal] = {}
 
@@ -45,13 +49,24 @@ class Keyring:
         fingerprint = hmac.digest(self._pepper, b"tollhouse pepper fingerprint", hashlib.sha256).hex()
         known = await self._database.read(store.pepper_fingerprint)
         if known is None:
-            await self._database.write(lambda connection: store.set_pepper_fingerprint(connection, fingerprint))
-        elif known != fingerprint:
+            known = await self._database.write(lambda connection: store.set_pepper_fingerprint(connection, fingerprint))
+        if known != fingerprint:
             raise StartError("the pepper is not the one this database's service keys were made with; " + _EXPECTED)
+        await self.refresh()
+
+    async def refresh(self) -> None:
+        """Read the keys in force anew, after they were changed here or by another instance; raises Unavailable."""
+        # What is accepted or refused meanwhile may be newer than what is being read.
+        meanwhile: list[_Change] = []
+        self._meanwhile = meanwhile
         keys = await self._database.read(store.everything)
+        self._principals = dict(self._trusted)
         for key in keys:
             if key.revoked_at is None:
-                self.accept(key)
+                self._put(key)
+        for put_or_drop, key in meanwhile:
+            put_or_drop(key)
+        self._recognised.clear()
 
     def digest(self, api_key: str) -> bytes:
         """Return the digest under which a key is stored: HMAC-SHA-256 under the pepper."""
@@ -82,19 +97,27 @@ class Keyring:
 
     def trust(self, api_key: str, principal: Principal) -> None:
         """Accept a key that is not on record: the configured admin key, or this process's operator token."""
-        self._add(self.digest(api_key), principal)
+        digest = self.digest(api_key)
+        self._trusted[digest[:_INDEX_BYTES]] = (digest, principal)
+        self._principals[digest[:_INDEX_BYTES]] = (digest, principal)
 
     def accept(self, key: ServiceKey) -> None:
         """Let a key that is on record call."""
-        self._add(bytes.fromhex(key.digest), key.principal())
+        self._meanwhile.append((self._put, key))
+        self._put(key)
 
     def refuse(self, key: ServiceKey) -> None:
         """Stop accepting a key, at once."""
+        self._meanwhile.append((self._drop, key))
+        self._drop(key)
+
+    def _put(self, key: ServiceKey) -> None:
+        digest = bytes.fromhex(key.digest)
+        self._principals[digest[:_INDEX_BYTES]] = (digest, key.principal())
+
+    def _drop(self, key: ServiceKey) -> None:
         self._principals.pop(bytes.fromhex(key.digest)[:_INDEX_BYTES], None)
         self._recognised.clear()
-
-    def _add(self, digest: bytes, principal: Principal) -> None:
-        self._principals[digest[:_INDEX_BYTES]] = (digest, principal)
 
 
 def new_api_key() -> str:
@@ -102,21 +125,23 @@ def new_api_key() -> str:
     return _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
-async def open_keyring(database: Database, pepper: bytes | None, path: Path) -> Keyring:
+async def open_keyring(database: Database, configured: bytes | None, kept: Pepper) -> Keyring:
     """Return the keyring of a database, its keys loaded.
 
     Args:
-        pepper: the configured one; None takes the one kept at ``path``, made there at the first start.
+        configured: the pepper of the configuration; None takes the kept one, made at the first start.
 
     Raises:
         StartError: the pepper is missing, unreadable, or not the one that the database's keys were made with.
+        Unavailable: the database cannot be used.
     """
-    if pepper is None:
-        pepper = read_pepper(path)
+    pepper = configured if configured is not None else await kept.read()
     if pepper is None:
         if await database.read(store.pepper_fingerprint) is not None:
-            raise StartError(f"{path}: is missing, so no service key of this database would be known; {_EXPECTED}")
-        pepper = create_pepper(path)
+            raise StartError(
+                f"{kept.where}: is missing, so no service key of this database would be known; {_EXPECTED}"
+            )
+        pepper = await kept.create()
     keyring = Keyring(database, pepper)
     await keyring.load()
     return keyring

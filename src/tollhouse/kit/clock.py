@@ -13,7 +13,11 @@ class Clock(Protocol):
         """Milliseconds since the Unix epoch, UTC."""
 
     def monotonic_s(self) -> float:
-        """Seconds that never run backwards, for deadlines and durations."""
+        """Seconds that never run backwards, for leases and durations."""
+
+
+# Goes on while the machine is suspended, where the system has such a clock: what was held then may be another's now.
+_MONOTONIC = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class SystemClock:
@@ -23,7 +27,7 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
     def monotonic_s(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_MONOTONIC)
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from tollhouse.budgets.model import Reservation
-from tollhouse.idempotency.model import Claim
+from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.providers.base import Usage
 
 GENESIS_HASH = "0" * 64
@@ -110,3 +110,7 @@ class Release(msgspec.Struct, frozen=True, gc=False):
     """The end of an attempt that cannot be billed: its reservation is given back, and nothing is entered."""
 
     reservation: Reservation
+
+
+Ending = Settlement | Release | FreeClaim
+"""What ends something that an admission began."""

@@ -2,25 +2,24 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import structlog
 
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import Reservation
-from tollhouse.errors import InternalError, Unavailable
+from tollhouse.errors import EpochLost, InternalError, Unavailable, Undecided
 from tollhouse.idempotency import store as idempotency
 from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.kit.clock import Clock, utc_text
-from tollhouse.ledger.model import Release, Settlement
+from tollhouse.ledger.model import Ending, Release, Settlement
 from tollhouse.providers.base import Usage
 from tollhouse.storage.database import Database
 
 _LOG = structlog.get_logger("tollhouse.ledger")
 _RETRY_EVERY_S = 1.0
 _RECOVERED_AT_ONCE = 1000
-
-Ending = Settlement | Release | FreeClaim
+_WRITTEN_AT_ONCE = 500
 
 
 class Ledger:
@@ -72,10 +71,34 @@ class Ledger:
     async def _end(self, ending: Ending) -> None:
         try:
             await self._database.submit(ending)
-        except Unavailable:
-            # The money stays reserved; nothing is lost but the caller's answer. Bounded by the open reservations.
-            self._unwritten.append(ending)
+        except (Undecided, EpochLost):
+            # Told to ``write_later`` should it fail yet; or held as unknown by whoever took it over.
             raise
+        except Unavailable:
+            self.write_later(ending)
+            raise
+
+    def write_later(self, ending: Ending) -> None:
+        """Keep an ending that the database cannot take now.
+
+        The money stays reserved; nothing is lost but the caller's answer. Bounded by the open reservations.
+        """
+        self._unwritten.append(ending)
+
+    def give_back(self, reservation: Reservation, claim: Claim | None) -> None:
+        """Undo an admission that nobody waited for any more, so that its call is not made."""
+        self.write_later(Release(reservation))
+        if claim is not None:
+            self.write_later(FreeClaim(claim, reservation.request_id))
+
+    async def hold_lost(self, reservations: Sequence[Reservation]) -> int:
+        """Enter what lost instances left behind as unknown; return how many, less what others entered first."""
+        endings = (self._database.submit(self._unknown(reservation, 0)) for reservation in reservations)
+        outcomes = await asyncio.gather(*endings, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Unavailable):
+                raise outcome
+        return sum(outcome is None or outcome is True for outcome in outcomes)
 
     async def recover(self) -> int:
         """Enter what was in flight when the last process died as unknown; return how many attempts.
@@ -99,13 +122,24 @@ class Ledger:
             await self.flush()
 
     async def flush(self) -> None:
-        """Try once to write what is left; keeps what the database still cannot take."""
+        """Try once to write what is left, in the order it came; keeps what the database still cannot take."""
         while self._unwritten:
-            try:
-                await self._database.submit(self._unwritten[0])
-            except Unavailable:
+            batch = [self._unwritten.popleft() for _ in range(min(len(self._unwritten), _WRITTEN_AT_ONCE))]
+            outcomes = await asyncio.gather(*map(self._written, batch))
+            left = [ending for ending, is_written in zip(batch, outcomes, strict=True) if not is_written]
+            if left:
+                self._unwritten.extendleft(reversed(left))
                 return
-            except InternalError:
-                # Its reservation stays counted, and the next start enters it as unknown.
-                _LOG.exception("an ended attempt does not fit the ledger")
-            self._unwritten.popleft()
+
+    async def _written(self, ending: Ending) -> bool:
+        """Try to write an ending; return whether there is nothing more to be done about it here."""
+        try:
+            await self._database.submit(ending)
+        except (Undecided, EpochLost):
+            return True
+        except Unavailable:
+            return False
+        except InternalError:
+            # Its reservation stays counted, and the next start enters it as unknown.
+            _LOG.exception("an ended attempt does not fit the ledger")
+        return True

@@ -12,8 +12,9 @@ from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
 from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key, sums
-from tollhouse.storage.database import Database, Transaction
+from tollhouse.storage.database import Transaction
 from tollhouse.storage.schema import ROLLUP_COUNTS
+from tollhouse.storage.sqlite import SqliteDatabase
 
 _COLUMNS = (*LedgerEntry.__struct_fields__, "row_hash")
 _INSERT = f"INSERT INTO ai_usage_log ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - constants
@@ -36,7 +37,7 @@ _MONTHLY = _upsert("ai_usage_monthly", MONTHLY_KEY)
 _DAILY = _upsert("ai_usage_daily", DAILY_KEY)
 
 
-def handle_on(database: Database) -> None:
+def handle_on(database: SqliteDatabase) -> None:
     """Have a SQLite database settle and release."""
     database.handle(Settlement, _settle)
     database.handle(Release, _release)

@@ -9,6 +9,7 @@ import asyncio
 import re
 import ssl
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
 
@@ -89,7 +90,12 @@ class Upstream:
         self._closed = False
 
     async def post(
-        self, wire: WireRequest, *, deadline_s: float, first_byte_timeout_s: float | None = None
+        self,
+        wire: WireRequest,
+        *,
+        deadline_s: float,
+        first_byte_timeout_s: float | None = None,
+        may_send: Callable[[], bool] | None = None,
     ) -> WireResponse:
         """Send a request once, and return its answer whatever its status.
 
@@ -97,6 +103,7 @@ class Upstream:
             wire: the request.
             deadline_s: time of the running loop's clock by which everything ends, waiting included.
             first_byte_timeout_s: seconds from sending until the answer's head has to be there, or None.
+            may_send: asked right before sending, when nothing is waited for any more; None takes it as a yes.
 
         Raises:
             NotSent: nothing of the request can have left.
@@ -107,6 +114,9 @@ class Upstream:
         body = wire.body
         request = b"%b%d\r\n\r\n%b" % (self._head(wire.path, wire.headers), len(body), body)
         connection = self._take_idle() or await self._wait_for_connection(deadline_s)
+        if may_send is not None and not may_send():
+            self._release(connection)
+            raise NotSent("the call is not this instance's to make any more")
         try:
             return await connection.send(request, deadline_s, first_byte_timeout_s)
         finally:

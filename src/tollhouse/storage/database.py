@@ -28,9 +28,6 @@ raised by the handler itself rolls the whole batch back."""
 class Database(Protocol):
     """Durable storage. Whatever ``write`` or ``submit`` returned has been committed and fsync'd."""
 
-    def handle(self, operation: type[object], handler: BatchHandler) -> None:
-        """Name the handler of a type of operation. In a batch, types run in the order they were named."""
-
     @property
     def waiting(self) -> int:
         """How many operations wait for a transaction to take them."""
@@ -43,6 +40,7 @@ class Database(Protocol):
 
         Raises:
             Unavailable: the database cannot be written; nothing was changed.
+            Undecided: the database did not answer in time; the operation goes on.
             TollhouseError: the outcome that the handler returned for this operation.
         """
 

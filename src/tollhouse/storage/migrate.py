@@ -1,15 +1,19 @@
 """Brings a database to this version's schema, or says why it cannot."""
 
+import hashlib
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from tollhouse.errors import StartError
-from tollhouse.storage.schema import REVISION
+from tollhouse.storage.schema import REVISION, ai_settings
 
 if TYPE_CHECKING:
     from alembic.config import Config
+
+_FUNCTIONS = "functions_digest"
+_FUNCTIONS_DIGEST = sa.select(ai_settings.c.value).where(ai_settings.c.name == _FUNCTIONS)
 
 
 def schema_revision(connection: sa.Connection) -> str | None:
@@ -48,6 +52,50 @@ def is_current(connection: sa.Connection) -> bool:
             "it was used by a newer version. Start that version, or restore a backup from before its upgrade"
         )
     return False
+
+
+def problem_of(connection: sa.Connection) -> str | None:
+    """Return why an instance cannot serve from a database of several instances, or None when it can.
+
+    It never migrates by itself: others may be serving from it.
+
+    Raises:
+        StartError: the database was made by a newer Tollhouse, or is not Tollhouse's.
+    """
+    if is_current(connection):
+        digest = connection.scalar(_FUNCTIONS_DIGEST)
+        if digest == functions_digest():
+            return None
+        return "its functions are another version's; `tollhouse migrate` brings it up to date"
+    revision = schema_revision(connection)
+    found = "it is empty" if revision is None else f"it is at schema {revision}"
+    return f"{found}; expected schema {REVISION}, which `tollhouse migrate` brings it to"
+
+
+def migrate_cluster(connection: sa.Connection) -> None:
+    """Bring a PostgreSQL database to the newest schema and functions, within the caller's transaction.
+
+    One migration runs at a time; the others wait for it and find nothing to do.
+    """
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('tollhouse migrate', 0))"))
+    if not is_current(connection):
+        run_migrations(connection)
+    if connection.scalar(_FUNCTIONS_DIGEST) != functions_digest():
+        for statement in _functions():
+            connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+        connection.execute(sa.delete(ai_settings).where(ai_settings.c.name == _FUNCTIONS))
+        connection.execute(sa.insert(ai_settings).values(name=_FUNCTIONS, value=functions_digest()))
+
+
+def functions_digest() -> str:
+    """Return a digest of the functions that this version calls."""
+    return hashlib.sha256("\0".join(_functions()).encode()).hexdigest()
+
+
+def _functions() -> list[str]:
+    """Return the statements that make the functions of the hot path, each of which replaces what was before it."""
+    folder = files("tollhouse.storage") / "functions"
+    return [file.read_text() for file in sorted(folder.iterdir(), key=lambda file: file.name)]
 
 
 def upgrade(connection: sa.Connection) -> None:

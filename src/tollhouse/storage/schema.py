@@ -8,7 +8,7 @@ because a NULL would be left out of keys and of equality.
 import sqlalchemy as sa
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0001"
+REVISION = "0002"
 
 metadata = sa.MetaData()
 
@@ -102,10 +102,13 @@ ai_reservations = sa.Table(
     _text("billing_period"),
     _text("created_at"),
     _text("state"),
+    # Which instance's life the attempt belongs to (ai_instances); an embedded database has but one at a time, 0.
+    _count("epoch"),
     sa.CheckConstraint("state IN ('open', 'unknown')", name="ai_reservations_state"),
     sqlite_with_rowid=False,
 )
 
+# On PostgreSQL it is partitioned by billing_period, which its keys then hold too.
 ai_usage_log = sa.Table(
     "ai_usage_log",
     metadata,
@@ -203,6 +206,7 @@ ai_idempotency = sa.Table(
     # The call may have been billed, and its answer was lost: it is not made again under the same key.
     sa.Column("is_lost", sa.Boolean, nullable=False, server_default=sa.false()),
     _text("expires_at"),
+    _count("epoch"),
     sa.Index("ai_idempotency_expiry", "expires_at"),
     sqlite_with_rowid=False,
 )
@@ -245,4 +249,32 @@ ai_settings = sa.Table(
     _text("name", key=True),
     _text("value"),
     sqlite_with_rowid=False,
+)
+
+# What only a database of several instances has: none of it on SQLite.
+cluster_metadata = sa.MetaData()
+
+# A row for each life of an instance. An epoch that is not live admits nothing, and ends nothing.
+ai_instances = sa.Table(
+    "ai_instances",
+    cluster_metadata,
+    sa.Column("epoch", sa.BigInteger, sa.Identity(), primary_key=True),
+    _text("instance_id"),
+    _text("state"),
+    # Counts up while the instance lives; others watch whether it still does.
+    _count("beat"),
+    _text("version"),
+    _text("started_at"),
+    _text("seen_at"),
+    _optional_text("ended_at"),
+    sa.CheckConstraint("state IN ('live', 'lost', 'stopped')", name="ai_instances_state"),
+)
+
+# When a tenant's bucket of calls will be full again, in microseconds of the database's clock since the Unix epoch.
+ai_rate_limits = sa.Table(
+    "ai_rate_limits",
+    cluster_metadata,
+    _text("tenant_id", key=True),
+    sa.Column("full_at_us", sa.BigInteger, nullable=False),
+    prefixes=["UNLOGGED"],
 )

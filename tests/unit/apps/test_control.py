@@ -48,6 +48,7 @@ def ask(
     app = control_plane(
         administration=administration,
         usage=nothing,
+        reconciliation=nothing,
         keyring=keyring,
         clock=SystemClock(),
         metrics=Metrics(),
@@ -114,8 +115,8 @@ def test_neither_pydantic_nor_the_prices_package_is_loaded():
         "import sys, tollhouse.wiring\n"
         "from tollhouse.apps.control import control_plane\n"
         "nothing = object()\n"
-        "control_plane(administration=nothing, usage=nothing, keyring=nothing, clock=nothing, metrics=nothing,"
-        " health=nothing)\n"
+        "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, keyring=nothing,"
+        " clock=nothing, metrics=nothing, health=nothing)\n"
         "print([name for name in ('pydantic', 'genai_prices', 'polyfactory', 'httpx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -86,7 +86,7 @@ def test_a_provider_that_could_not_be_reached_by_the_deadline_is_a_timeout_that_
 @pytest.mark.parametrize(("remaining_s", "timeout_s", "expected_s"), [(60.0, 5.0, 5.0), (3.0, 5.0, 3.0)])
 def test_an_attempt_ends_at_the_providers_timeout_or_the_calls_deadline(remaining_s, timeout_s, expected_s):
     class Noting(Provider):
-        async def post(self, wire, *, deadline_s, first_byte_timeout_s):
+        async def post(self, wire, *, deadline_s, first_byte_timeout_s, may_send):
             self.deadline_s = deadline_s
             return answer()
 
@@ -104,7 +104,7 @@ def test_the_transport_is_told_how_long_an_answer_may_take_to_begin(first_byte_t
     told = []
 
     class Noting(Provider):
-        async def post(self, wire, *, deadline_s, first_byte_timeout_s):
+        async def post(self, wire, *, deadline_s, first_byte_timeout_s, may_send):
             told.append(first_byte_timeout_s)
             return answer()
 
@@ -123,7 +123,7 @@ def test_what_was_too_late_is_told():
 
 def test_a_cancelled_attempt_is_cancelled():
     class Cancelled(Provider):
-        async def post(self, wire, *, deadline_s, first_byte_timeout_s):
+        async def post(self, wire, *, deadline_s, first_byte_timeout_s, may_send):
             raise asyncio.CancelledError
 
     async def main():

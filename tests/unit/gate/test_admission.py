@@ -99,9 +99,10 @@ def test_the_rate_limit_is_each_tenants_own_and_says_when_to_come_back(tmp_path)
             await books.reserve()
         with pytest.raises(RateLimited, match="try again in 10 s") as caught:
             await books.reserve()
-        assert caught.value.retry_after_s == 10
+        # The database's clock goes on meanwhile.
+        assert caught.value.retry_after_s == pytest.approx(10, abs=5)
         await books.reserve(tenant_id="43")
-        books.clock.advance(10)
+        await books.pass_time(10)
         await books.reserve()
 
     run_on_books(tmp_path, scenario, requests_per_minute=6, burst=2)

@@ -8,7 +8,7 @@ from harness.books import open_books, run_on_books
 from tollhouse.errors import StartError, Unauthorized
 from tollhouse.keys import service, store
 from tollhouse.keys.model import Principal, ServiceKey
-from tollhouse.keys.pepper import create_pepper
+from tollhouse.keys.pepper import FilePepper, create_pepper
 from tollhouse.keys.service import Keyring, new_api_key, open_keyring
 
 NOW = "2026-04-10T12:00:00.000Z"
@@ -154,33 +154,35 @@ def test_keys_come_back_as_they_were_stored(tmp_path):
 
 def test_a_first_start_makes_a_pepper_and_later_ones_use_it(tmp_path):
     path = tmp_path / "pepper"
+    pepper = FilePepper(path)
 
     async def main():
         for _ in range(2):
             async with open_books(tmp_path / "db") as books:
-                keyring = await open_keyring(books.database, None, path)
+                keyring = await open_keyring(books.database, None, pepper)
                 digest = keyring.digest("th_secret")
         async with open_books(tmp_path / "db") as books:
             kept = bytes.fromhex(path.read_text().strip())
-            assert (await open_keyring(books.database, kept, path)).digest("th_secret") == digest
+            assert (await open_keyring(books.database, kept, pepper)).digest("th_secret") == digest
 
     asyncio.run(main())
 
 
 def test_another_pepper_or_none_stops_the_start_rather_than_shutting_every_caller_out(tmp_path):
     path = tmp_path / "pepper"
+    pepper = FilePepper(path)
 
     async def scenario(books):
-        await open_keyring(books.database, None, path)
+        await open_keyring(books.database, None, pepper)
         with pytest.raises(StartError, match="the pepper is not the one"):
-            await open_keyring(books.database, b"another" * 4, path)
+            await open_keyring(books.database, b"another" * 4, pepper)
         path.unlink()
         with pytest.raises(StartError, match="is missing, so no service key of this database would be known"):
-            await open_keyring(books.database, None, path)
+            await open_keyring(books.database, None, pepper)
         assert not path.exists()
         create_pepper(path)
         with pytest.raises(StartError, match="the pepper is not the one"):
-            await open_keyring(books.database, None, path)
+            await open_keyring(books.database, None, pepper)
 
     run_on_books(tmp_path, scenario)
 
@@ -190,7 +192,7 @@ def test_the_database_holds_neither_a_key_nor_the_pepper(tmp_path):
 
     async def main():
         async with open_books(tmp_path / "db") as books:
-            keyring = await open_keyring(books.database, PEPPER, tmp_path / "pepper")
+            keyring = await open_keyring(books.database, PEPPER, FilePepper(tmp_path / "pepper"))
             await added(books, service_key(keyring, api_key))
             await books.database.read(store.everything)
 

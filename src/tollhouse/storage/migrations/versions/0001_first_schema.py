@@ -52,7 +52,7 @@ def upgrade() -> None:
         sa.Column("body_digest", sa.Text(), nullable=False),
         sa.Column("request_id", sa.Text(), nullable=False),
         sa.Column("sealed_answer", sa.LargeBinary(), nullable=True),
-        sa.Column("is_lost", sa.Boolean(), server_default=sa.text("0"), nullable=False),
+        sa.Column("is_lost", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("expires_at", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("claim_id"),
         sqlite_with_rowid=False,
@@ -210,6 +210,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("tenant_id"),
         sqlite_with_rowid=False,
     )
+    if op.get_bind().dialect.name == "postgresql":
+        _refuse_changes_on_postgresql()
+        return
     for table in ("ai_usage_log", "ai_audit_log"):
         _make_append_only(table)
     op.execute(
@@ -228,3 +231,17 @@ def _make_append_only(table: str) -> None:
         f"CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} "
         f"WHEN EXISTS (SELECT 1 FROM {table} WHERE id = NEW.id) {refusal}"
     )
+
+
+def _refuse_changes_on_postgresql() -> None:
+    op.execute(
+        "CREATE FUNCTION ai_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "RAISE EXCEPTION '% is append-only: write a further row', TG_TABLE_NAME USING ERRCODE = 'restrict_violation'; "
+        "END $$"
+    )
+    for table in ("ai_usage_log", "ai_audit_log"):
+        op.execute(
+            f"CREATE TRIGGER {table}_no_change BEFORE UPDATE OR DELETE ON {table} "
+            "FOR EACH ROW EXECUTE FUNCTION ai_refuse_change()"
+        )
+        op.execute(f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} EXECUTE FUNCTION ai_refuse_change()")

@@ -1,0 +1,171 @@
+"""The engine under the service, as the configuration names it: an embedded SQLite file, or PostgreSQL.
+
+A part of the composition root: with ``wiring.py`` the only place that names concrete parts.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from tollhouse.budgets import store as budgets
+from tollhouse.config import Config, Secrets
+from tollhouse.errors import StartError, Unavailable
+from tollhouse.gate.admission import Admission
+from tollhouse.gate.ratelimit import RateLimiter
+from tollhouse.gate.sqlite import SqliteGate
+from tollhouse.keys.pepper import FilePepper, StoredPepper, pepper_path
+from tollhouse.keys.service import Keyring, open_keyring
+from tollhouse.kit.clock import Clock
+from tollhouse.ledger import sqlite as sqlite_ledger
+from tollhouse.ledger.service import Ledger
+from tollhouse.storage.database import Database
+from tollhouse.storage.lock import DatabaseLock, Owner
+from tollhouse.storage.sqlite import SqliteDatabase
+
+if TYPE_CHECKING:
+    from tollhouse.instances.lease import Lease
+    from tollhouse.storage.postgres.database import PostgresDatabase
+
+_LOST_LOOKED_FOR_EVERY_S = 5.0
+_LOG = structlog.get_logger("tollhouse.start")
+
+
+class Engine(msgspec.Struct, frozen=True):
+    """An open database, with all that is done by its own means.
+
+    Attributes:
+        duties: what has to run for as long as calls are taken.
+        describe: tells commands on this machine where the process serves.
+    """
+
+    database: Database
+    ledger: Ledger
+    keyring: Keyring
+    duties: tuple[Callable[[], Awaitable[None]], ...] = ()
+    describe: Callable[[Owner], None] = lambda _: None
+
+
+@asynccontextmanager
+async def open_engine(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Engine]:
+    """Open the configured database; raises StartError."""
+    opened = _open_embedded if config.database.is_embedded else _open_cluster
+    async with opened(config, secrets, clock) as engine:
+        yield engine
+        await engine.ledger.flush()
+
+
+@asynccontextmanager
+async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Engine]:
+    """Own the file, migrated and recovered."""
+    path = config.database.sqlite_path
+    with DatabaseLock(path) as lock:
+        database = SqliteDatabase(path)
+        limiter = RateLimiter(requests_per_minute=config.limits.requests_per_minute, burst=config.limits.burst)
+        SqliteGate(clock, limiter).handle_on(database)
+        sqlite_ledger.handle_on(database)
+        try:
+            database.open()
+            ledger = Ledger(database, clock)
+            try:
+                await ledger.recover()
+                keyring = await open_keyring(database, secrets.pepper, FilePepper(pepper_path(path)))
+            except Unavailable as error:
+                raise StartError(
+                    f"{path}: {error.message}. Expected a sound database on a disk with room; a damaged one is "
+                    "restored from a backup"
+                ) from error
+            yield Engine(database, ledger, keyring, describe=lock.describe)
+        finally:
+            await database.close()
+
+
+@asynccontextmanager
+async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Engine]:
+    """Join the instances that share a PostgreSQL database."""
+    # Not on the way of those who run on SQLite: the drivers take a quarter of a second and ten megabytes.
+    import asyncpg
+
+    from tollhouse.instances.lease import Lease
+    from tollhouse.instances.service import Membership
+    from tollhouse.storage.postgres.control import shown
+
+    settings = config.database
+    lease = Lease(clock, settings.lease_s)
+    database, ledger = assemble_cluster(
+        settings.url,
+        clock,
+        lease,
+        timeout_s=settings.timeout_s,
+        requests_per_minute=config.limits.requests_per_minute,
+        burst=config.limits.burst,
+    )
+    some_are_lost = asyncio.Event()
+    try:
+        await database.open()
+        try:
+            keyring = await open_keyring(database, secrets.pepper, StoredPepper(database))
+            membership = Membership(
+                database.dial, clock, lease, when_lost=some_are_lost.set, when_keys_changed=keyring.refresh
+            )
+            await membership.join()
+            await database.open_lanes()
+        except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise StartError(f"{shown(settings.url)}: cannot be used as a database: {error}") from error
+        hold_lost = partial(_hold_what_lost_ones_left, database, ledger, some_are_lost)
+        yield Engine(database, ledger, keyring, duties=(membership.keep, hold_lost))
+        # What waits is written first: an instance that has left ends nothing any more.
+        await ledger.flush()
+        await membership.leave()
+    finally:
+        await database.close()
+
+
+def assemble_cluster(
+    url: str, clock: Clock, lease: "Lease", *, timeout_s: float, requests_per_minute: int, burst: int
+) -> tuple["PostgresDatabase", Ledger]:
+    """Return a PostgreSQL database, still closed, that knows how to admit and to settle, and the ledger on it."""
+    from tollhouse.gate.postgres import PostgresAdmissions
+    from tollhouse.idempotency.model import FreeClaim
+    from tollhouse.ledger.model import Release, Settlement
+    from tollhouse.ledger.postgres import PostgresFreedClaims, PostgresReleases, PostgresSettlements
+    from tollhouse.storage.postgres.database import PostgresDatabase
+
+    database = PostgresDatabase(url, timeout_s=timeout_s)
+    ledger = Ledger(database, clock)
+    admissions = PostgresAdmissions(
+        lease,
+        clock,
+        lambda admission: ledger.give_back(admission.reservation, admission.claim),
+        requests_per_minute=requests_per_minute,
+        burst=burst,
+    )
+    # A lane each, so that neither waits for the other's commit.
+    database.handle("admissions", {Admission: admissions})
+    database.handle(
+        "endings",
+        {
+            Settlement: PostgresSettlements(lease, ledger.write_later),
+            Release: PostgresReleases(lease, ledger.write_later),
+            FreeClaim: PostgresFreedClaims(lease, ledger.write_later),
+        },
+    )
+    return database, ledger
+
+
+async def _hold_what_lost_ones_left(database: Database, ledger: Ledger, some_are_lost: asyncio.Event) -> None:
+    """Enter the attempts of lost instances as unknown, whichever instance declared them lost."""
+    while True:
+        some_are_lost.clear()
+        try:
+            while left := await database.read(budgets.left_by_lost):
+                await ledger.hold_lost(left)
+        except Unavailable as error:
+            _LOG.warning("calls of lost instances are held later", reason=error.message)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(some_are_lost.wait(), _LOST_LOOKED_FOR_EVERY_S)

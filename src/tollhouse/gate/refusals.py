@@ -1,0 +1,69 @@
+"""Why an attempt is not admitted, in the words that its caller is told."""
+
+import math
+
+from tollhouse.budgets.model import BudgetKey, Reservation
+from tollhouse.errors import (
+    BudgetExceeded,
+    CallTimeout,
+    FeatureDisabled,
+    IdempotencyInFlight,
+    IdempotencyMismatch,
+    ModuleExpired,
+    ModuleInactive,
+    RateLimited,
+)
+from tollhouse.kit.money import usd
+
+
+def inactive(of: Reservation) -> ModuleInactive:
+    """Refuse a call of a tenant whose module was never switched on, or is off."""
+    return ModuleInactive(f"the AI module of tenant {of.tenant_id} is not active; an administrator can activate it")
+
+
+def expired(of: Reservation, expires_at: str | None) -> ModuleExpired:
+    """Refuse a call of a tenant whose module has run out."""
+    return ModuleExpired(f"the AI module of tenant {of.tenant_id} expired at {expires_at}")
+
+
+def disabled(of: Reservation) -> FeatureDisabled:
+    """Refuse a call for a feature that is switched off."""
+    return FeatureDisabled(f"the feature {of.feature_slug!r} is switched off for tenant {of.tenant_id}")
+
+
+def rate_limited(of: Reservation, wait_s: float) -> RateLimited:
+    """Refuse a call whose tenant has reached its rate limit."""
+    return RateLimited(
+        f"tenant {of.tenant_id} has reached its rate limit; try again in {math.ceil(wait_s)} s", retry_after_s=wait_s
+    )
+
+
+def budget_exceeded(key: BudgetKey, ceiling_nano_usd: int, left_nano_usd: int, cap_nano_usd: int) -> BudgetExceeded:
+    """Refuse a call whose ceiling does not fit what is left of a budget."""
+    return BudgetExceeded(
+        f"this call could cost up to ${usd(ceiling_nano_usd):f}, but {key.describe()} has "
+        f"${usd(max(left_nano_usd, 0)):f} left of its ${usd(cap_nano_usd):f} for {key.billing_period}; lower "
+        "max_tokens, or have the budget raised"
+    )
+
+
+def mismatch() -> IdempotencyMismatch:
+    """Refuse another body under the same idempotency key."""
+    return IdempotencyMismatch(
+        "this Idempotency-Key was used with another body; send the same body, or a new key for a new call"
+    )
+
+
+def in_flight() -> IdempotencyInFlight:
+    """Refuse a call whose idempotency key is being answered now."""
+    return IdempotencyInFlight(
+        "a call with this Idempotency-Key is being answered now; try again shortly to get its answer", retry_after_s=1
+    )
+
+
+def lost() -> CallTimeout:
+    """Refuse a call whose idempotency key was paid for, perhaps, without an answer."""
+    return CallTimeout(
+        "an earlier call with this Idempotency-Key may have been billed, and its answer was lost; to have another "
+        "call made, send a new key"
+    )

@@ -1,0 +1,195 @@
+"""The control plane's side of PostgreSQL: SQLAlchemy on psycopg, called from threads."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import psycopg
+import sqlalchemy as sa
+import structlog
+from psycopg import sql
+
+from tollhouse.errors import StartError, TollhouseError
+from tollhouse.storage import migrate
+
+T = TypeVar("T")
+
+CONNECTIONS = 4
+CONNECT_TIMEOUT_S = 5
+
+# synchronous_commit: a commit returns after its log was fsync'd, here and on the standbys that the server names as
+# synchronous. A client that vanished is found out in half a minute, and its locks are free again.
+SETTINGS = {
+    "synchronous_commit": "on",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "4",
+    "idle_in_transaction_session_timeout": "10s",
+}
+_WRITE_TRIES = 5
+# What a write met another transaction with, or lost a race for a new row to: the same again passes.
+_RETRIED = {"40001", "40P01", "55P03", "23505"}
+_LOG = structlog.get_logger("tollhouse.storage")
+
+
+def open_engine(url: str, *, timeout_s: float = 30.0) -> sa.Engine:
+    """Return an engine for the control plane's statements, with a bounded pool."""
+    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+    return sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: psycopg.connect(
+            url, connect_timeout=CONNECT_TIMEOUT_S, options=settings, application_name="tollhouse-control"
+        ),
+        pool_size=CONNECTIONS,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+    )
+
+
+def check_schema(engine: sa.Engine, url: str) -> None:
+    """Raise StartError unless the database can be reached and has the very schema of this version.
+
+    An empty one is set up, since nobody can be serving from it; an older one is left to ``tollhouse migrate``.
+    """
+    try:
+        with engine.connect() as connection:
+            is_empty = migrate.schema_revision(connection) is None
+        if is_empty:
+            migrate_database(url)
+        with engine.connect() as connection:
+            problem = migrate.problem_of(connection)
+    except sa.exc.DBAPIError as error:
+        raise StartError(
+            f"{shown(url)}: cannot be used as a database: {str(error.orig).strip()}; expected a PostgreSQL server "
+            "that can be reached, a database on it, and the right user and password"
+        ) from error
+    if problem is not None:
+        raise StartError(f"{shown(url)}: {problem}")
+
+
+def read_snapshot(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    """Run ``work`` on one consistent snapshot; it cannot change anything."""
+    with (
+        engine.connect().execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True) as connection,
+        connection.begin() as transaction,
+    ):
+        try:
+            return work(connection)
+        finally:
+            transaction.rollback()
+
+
+def write(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    """Run ``work`` in a transaction, again where it met another one."""
+    for attempt in range(1, _WRITE_TRIES + 1):
+        try:
+            return _write_once(engine, work)
+        except sa.exc.DBAPIError as error:
+            if attempt == _WRITE_TRIES or getattr(error.orig, "sqlstate", None) not in _RETRIED:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _write_once(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        try:
+            result = work(connection)
+            number = connection.scalar(sa.text("SELECT pg_current_xact_id_if_assigned()::text"))
+        except BaseException as error:
+            with _quietly_if(connection.invalidated):
+                transaction.rollback()
+            if not isinstance(error, TollhouseError | sa.exc.SQLAlchemyError):
+                _LOG.exception("a write was undone")
+            raise
+        try:
+            transaction.commit()
+        except sa.exc.DBAPIError as error:
+            # Lost on the way: whether it was committed is on record.
+            if number is None or not error.connection_invalidated or not _was_committed(engine, number):
+                raise
+        return result
+
+
+@contextmanager
+def _quietly_if(is_broken: bool) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError:
+        if not is_broken:
+            raise
+
+
+def _was_committed(engine: sa.Engine, number: str) -> bool:
+    """Look up what became of a transaction whose commit was not answered.
+
+    Raises:
+        sqlalchemy.exc.DBAPIError: the server cannot be asked; it remains open.
+    """
+    with engine.connect() as connection:
+        while True:
+            state = connection.scalar(sa.text("SELECT pg_xact_status(CAST(:number AS xid8))"), {"number": number})
+            if state != "in progress":
+                return bool(state == "committed")
+            connection.execute(sa.text("SELECT pg_sleep(0.05)"))
+
+
+def is_the_servers_trouble(error: Exception) -> bool:
+    """Whether a failure is for want of the server or its resources; any other is a defect of a statement."""
+    if isinstance(error, sa.exc.TimeoutError):
+        return True
+    assert isinstance(error, sa.exc.DBAPIError)
+    state = getattr(error.orig, "sqlstate", None)
+    if state is None:
+        return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+    return state[:2] in {"08", "53", "57", "58", "40", "XX"} or state in {"25006", "55P03", "25P03"}
+
+
+def shown(url: str) -> str:
+    """Return a database's URL without its password, for messages."""
+    scheme, separator, rest = url.partition("://")
+    userinfo, at, place = rest.rpartition("@")
+    user = userinfo.partition(":")[0]
+    return f"{scheme}{separator}{user}{at}{place.partition('?')[0]}"
+
+
+def migrate_database(url: str, service_role: str | None = None) -> str | None:
+    """Bring a database to the newest schema and functions; return the revision it was at, or None if it was empty.
+
+    Args:
+        url: connects as the schema's owner.
+        service_role: a role to be given what a service needs, and no more: it can add to the ledger, not change it.
+
+    Raises:
+        StartError: the server cannot be reached, or the database is another program's or a newer version's.
+    """
+    engine = open_engine(url)
+    try:
+        with engine.begin() as connection:
+            before = migrate.schema_revision(connection)
+            migrate.migrate_cluster(connection)
+            if service_role is not None:
+                _grant(connection, service_role)
+            return before
+    except StartError as error:
+        raise StartError(f"{shown(url)}: {error}") from error
+    except sa.exc.DBAPIError as error:
+        raise StartError(f"{shown(url)}: cannot be migrated: {str(error.orig).strip()}") from error
+    finally:
+        engine.dispose()
+
+
+def _grant(connection: sa.Connection, role: str) -> None:
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    for statement in (
+        "GRANT USAGE ON SCHEMA {schema} TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
+        "REVOKE UPDATE, DELETE, TRUNCATE ON ai_usage_log, ai_audit_log FROM {role}",
+        "REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {role}",
+        "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
+    ):
+        schema = connection.scalar(sa.text("SELECT current_schema()"))
+        driver.execute(sql.SQL(statement).format(schema=sql.Identifier(str(schema)), role=sql.Identifier(role)))

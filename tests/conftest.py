@@ -1,0 +1,36 @@
+"""The engines that tests run on: those that use ``engine`` run once on each, unless they are marked for one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness import engines
+
+
+@pytest.fixture(scope="session", params=engines.ENGINES)
+def engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
+    with engines.using(request.param):
+        yield request.param
+        engines.drop_databases()
+
+
+@pytest.fixture
+def on_each_engine(engine: engines.Engine, tmp_path: Path) -> Iterator[None]:
+    """For tests that open databases under their own ``tmp_path``."""
+    yield
+    engines.drop_databases(tmp_path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what a test is marked not to run on."""
+    left_out = []
+    for item in items:
+        mark = item.get_closest_marker("engine")
+        callspec = getattr(item, "callspec", None)
+        if mark is not None and callspec is not None and callspec.params.get("engine") not in {None, *mark.args}:
+            left_out.append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        gone = set(left_out)
+        items[:] = [item for item in items if item not in gone]
