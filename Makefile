@@ -25,7 +25,7 @@ format: install
 
 # nginx and wrk are needed: `apt-get install nginx-light wrk` or the like.
 bench: install
-	$(RUN) python -m bench $(ARGS)
+	PYTHONPATH=tests $(RUN) python -m bench $(ARGS)
 
 # The long runs: every test marked slow, and the properties with many more examples.
 faults: install

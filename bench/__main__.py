@@ -6,10 +6,19 @@ import sys
 from pathlib import Path
 
 from bench import nginx
-from bench.cases import CASES, Plan, Row, interpreter, opened
+from bench.cases import Plan, Row, cpu, interpreter, ledger, memory, opened, start, tenants
+from bench.cluster import postgres
 from bench.service import Build
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+CASES = {
+    "cpu": cpu,
+    "postgres": postgres,
+    "tenants": tenants,
+    "ledger": ledger,
+    "memory": memory,
+    "start": start,
+}
 _BEGIN, _END = "<!-- results -->", "<!-- /results -->"
 
 

@@ -15,6 +15,7 @@ from bench import nginx
 from bench.arithmetic import growth_percent, median_ratio, per_call_us, significant
 from bench.fill import fill_ledger, fill_tenants
 from bench.load import Caller
+from bench.postgres import Postgres
 from bench.processes import cpu_s, resident_bytes
 from bench.service import Build, Service, await_ready, launch, running, served_port, write_config
 
@@ -52,6 +53,18 @@ class Bench:
         self._stack = stack
         self.upstream = stack.enter_context(nginx.upstream(home))
         self.proxy = stack.enter_context(nginx.proxy(home, self.upstream.port))
+
+    def postgres(self) -> Postgres:
+        """Start a PostgreSQL server."""
+        return self._stack.enter_context(Postgres(self._home))
+
+    def instance(self, name: str, database_url: str) -> Service:
+        """Start a service on a database that others may share."""
+        return self._stack.enter_context(running(self.plan.build, self._home / name, self.upstream.port, database_url))
+
+    def caller(self, service: Service, tenants: int = 1) -> Caller:
+        """Return who makes calls with a service's key."""
+        return Caller(self._home, service.key, tenants)
 
     def service(self, name: str, prepare: Callable[[Path], None] | None = None) -> Service:
         """Start a service on a database of its own; ``prepare`` fills it while no service runs."""
@@ -133,7 +146,7 @@ def memory(bench: Bench) -> list[Row]:
     """Resident memory at rest, and after many calls."""
     service = bench.service("memory")
     idle = resident_bytes(service.pid)
-    caller = Caller(bench._home, service.key)  # noqa: SLF001 - of one module
+    caller = bench.caller(service)
     held, made = [], 0
     for quarter in range(1, 5):
         while made < bench.plan.memory_calls * quarter // 4:
@@ -189,9 +202,6 @@ def _growth(measured: list[float], baseline: list[float]) -> str:
         f"{growth_percent(ratio):+.0f} % ({significant(statistics.median(measured))} µs over "
         f"{significant(statistics.median(baseline))} µs)"
     )
-
-
-CASES = {"cpu": cpu, "tenants": tenants, "ledger": ledger, "memory": memory, "start": start}
 
 
 def interpreter(build: Build) -> str:

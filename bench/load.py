@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 # Typical rather than small: about the size of the public contract's example.
-_BODY = (
+BODY = (
     '{"tenant_id": %s, "user_id": 101, "feature_slug": "sales-summary", "model": "gpt-4o-mini", '
     '"system_prompt": "You are a sales analyst. Be brief and precise.", "user_message": "Summarise today\'s sales: '
     "tea 120, coffee 80, bread 200, milk 95, sugar 40. Compare with yesterday: tea 110, coffee 85, bread 190, "
@@ -61,7 +61,7 @@ class Caller:
     def __init__(self, home: Path, key: str, tenants: int = 1) -> None:
         request = _SPREAD.format(tenants=tenants) if tenants > 1 else ""
         self._script = home / f"calls-of-{tenants}.lua"
-        self._script.write_text(_SCRIPT.format(key=key, body=_BODY, request=request))
+        self._script.write_text(_SCRIPT.format(key=key, body=BODY, request=request))
 
     def call(self, port: int, *, connections: int, duration_s: float) -> Load:
         """Load a server for some seconds; raises RuntimeError when a call failed."""

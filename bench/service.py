@@ -23,7 +23,7 @@ _CONFIG = """
 port = 0
 
 [database]
-url = "sqlite:///{database}"
+url = "{database_url}"
 
 [auth]
 admin_key = "env:BENCH_ADMIN_KEY"
@@ -75,10 +75,11 @@ def environment(build: Build) -> dict[str, str]:
     return environ
 
 
-def write_config(home: Path, upstream_port: int) -> Path:
-    """Write a configuration whose database is in the same folder; return its path."""
+def write_config(home: Path, upstream_port: int, database_url: str | None = None) -> Path:
+    """Write a configuration, and return its path; without a URL its database is in the same folder."""
     config = home / "tollhouse.toml"
-    config.write_text(_CONFIG.format(database=home.resolve() / "tollhouse.db", upstream_port=upstream_port))
+    database_url = database_url or f"sqlite:///{home.resolve() / 'tollhouse.db'}"
+    config.write_text(_CONFIG.format(database_url=database_url, upstream_port=upstream_port))
     return config
 
 
@@ -91,10 +92,10 @@ def launch(build: Build, config: Path) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(build: Build, home: Path, upstream_port: int) -> Iterator[Service]:
-    """Run a Tollhouse on the database in ``home``, or a new one, with tenant 42 active and a key to call with."""
+def running(build: Build, home: Path, upstream_port: int, database_url: str | None = None) -> Iterator[Service]:
+    """Run a Tollhouse, with tenant 42 active and a key to call with; without a URL its database is in ``home``."""
     home.mkdir(parents=True, exist_ok=True)
-    config = write_config(home, upstream_port)
+    config = write_config(home, upstream_port, database_url)
     process = launch(build, config)
     try:
         port = served_port(process, config)

@@ -42,6 +42,7 @@ class Engine(msgspec.Struct, frozen=True):
     Attributes:
         duties: what has to run for as long as calls are taken.
         describe: tells commands on this machine where the process serves.
+        is_in_touch: whether calls could be admitted now, as far as this process knows without asking.
     """
 
     database: Database
@@ -49,6 +50,7 @@ class Engine(msgspec.Struct, frozen=True):
     keyring: Keyring
     duties: tuple[Callable[[], Awaitable[None]], ...] = ()
     describe: Callable[[Owner], None] = lambda _: None
+    is_in_touch: Callable[[], bool] = lambda: True
 
 
 @asynccontextmanager
@@ -118,7 +120,11 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
         except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StartError(f"{shown(settings.url)}: cannot be used as a database: {error}") from error
         hold_lost = partial(_hold_what_lost_ones_left, database, ledger, some_are_lost)
-        yield Engine(database, ledger, keyring, duties=(membership.keep, hold_lost))
+
+        def is_in_touch() -> bool:
+            return database.is_connected and lease.holds(lease.epoch)
+
+        yield Engine(database, ledger, keyring, duties=(membership.keep, hold_lost), is_in_touch=is_in_touch)
         # What waits is written first: an instance that has left ends nothing any more.
         await ledger.flush()
         await membership.leave()

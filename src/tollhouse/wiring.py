@@ -156,6 +156,7 @@ def _control_plane(core: Core, reconciliation: Reconciliation, upstreams: Mappin
         metrics=core.metrics,
         clock=core.clock,
         probes=_probes(upstreams),
+        is_in_touch=core.engine.is_in_touch,
     )
     return control_plane(
         administration=core.administration,

@@ -20,6 +20,15 @@ _MAX_BUDGET_USD = 1_000_000_000
 _SMALLEST_USD = Decimal("1e-9")
 
 
+def take_turn(connection: sa.Connection) -> None:
+    """Wait for other administrators' changes to be over: each is made on what the one before left.
+
+    An embedded database has one writer, and needs nothing.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('tollhouse administration', 0))"))
+
+
 class Change:
     """What a change reads and writes.
 

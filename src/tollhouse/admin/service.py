@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import TypeVar
 
 import msgspec
+import sqlalchemy as sa
 from msgspec import UNSET
 
-from tollhouse.admin.change import Change, cap_nano_usd, checked
+from tollhouse.admin.change import Change, cap_nano_usd, checked, take_turn
 from tollhouse.admin.merging import Tiers
 from tollhouse.admin.model import (
     AuditPage,
@@ -138,6 +139,7 @@ class Administration:
             is_enabled = was_enabled if changes.is_enabled is UNSET else changes.is_enabled
             after = before
             if after is None or after.is_enabled != is_enabled:
+                budgets.hold_calls(change.connection, change.budget_key(tenant_id, "tenant", ""))
                 after = Feature(tenant_id, feature_slug, is_enabled, change.now)
                 tenants.save_feature(change.connection, after)
                 state = None if before is None else {"is_enabled": before.is_enabled}
@@ -299,7 +301,11 @@ class Administration:
         return AuditPage(entries, entries[-1].id if len(found) > limit else None)
 
     async def _change(self, actor: str, work: Callable[[Change], T]) -> T:
-        return await self._database.write(lambda connection: work(Change(connection, self._clock.now_ms(), actor)))
+        def change(connection: sa.Connection) -> T:
+            take_turn(connection)
+            return work(Change(connection, self._clock.now_ms(), actor))
+
+        return await self._database.write(change)
 
     async def _look(self, work: Callable[[Change], T]) -> T:
         return await self._database.read(lambda connection: work(Change(connection, self._clock.now_ms(), "")))

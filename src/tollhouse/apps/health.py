@@ -110,8 +110,15 @@ class Health:
         metrics: Metrics,
         clock: Clock,
         probes: Mapping[str, Probe],
+        is_in_touch: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``probes`` reach each provider by its configured name."""
+        """Ask these parts.
+
+        Args:
+            probes: reach each provider by its configured name.
+            is_in_touch: whether calls could be admitted now, as far as this process knows without asking.
+        """
+        self._is_in_touch = is_in_touch
         self._database = database
         self._ledger = ledger
         self._metrics = metrics
@@ -124,7 +131,7 @@ class Health:
 
     async def is_ready(self) -> bool:
         """Whether the ledger can be written: a row was committed within the last second, or is now."""
-        return await self._writable.get()
+        return self._is_in_touch() and await self._writable.get()
 
     async def report(self) -> HealthReport:
         """Return the whole state."""

@@ -42,6 +42,7 @@ def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: in
 
     What was spent and reserved earlier in the month counts against a new cap.
     """
+    hold_calls(connection, key)
     _forget(connection, key)
     connection.execute(
         sa.insert(ai_budget_caps).values(
@@ -50,6 +51,24 @@ def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: in
     )
     for month in (key.billing_period, *_later_months(connection, key.tenant_id, key.billing_period)):
         _set_month(connection, key._replace(billing_period=month), cap_nano_usd)
+
+
+def hold_calls(connection: sa.Connection, key: BudgetKey) -> None:
+    """Let no call be admitted or ended, until the transaction is over, that may count against a budget.
+
+    So a budget can be added with what counts against it so far, and a gate closed behind the last call that saw it
+    open. An embedded database has one writer, and needs nothing. Elsewhere a tenant's calls all lock its own row; those
+    of a service key, which come from any tenant, and those of a month that has not begun have no such row.
+    """
+    if connection.dialect.name == "sqlite":
+        return
+    table = ai_budgets.c
+    own = sa.select(table.billing_period).where(
+        table.tenant_id == key.tenant_id, table.billing_period >= key.billing_period, table.scope == "tenant"
+    )
+    months = connection.scalars(own.order_by(table.billing_period).with_for_update(key_share=True)).all()
+    if key.billing_period not in months:
+        connection.execute(sa.text("LOCK TABLE ai_budgets IN EXCLUSIVE MODE"))
 
 
 def _later_months(connection: sa.Connection, tenant_id: str, billing_period: str) -> Sequence[str]:
@@ -67,6 +86,7 @@ def _later_months(connection: sa.Connection, tenant_id: str, billing_period: str
 
 def remove_standing_cap(connection: sa.Connection, key: BudgetKey) -> bool:
     """Lift the cap of a user, a feature or a service key; return whether there was one."""
+    hold_calls(connection, key)
     table = ai_budgets.c
     connection.execute(
         sa.delete(ai_budgets).where(

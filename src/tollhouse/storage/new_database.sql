@@ -51,7 +51,7 @@ CREATE TABLE ai_idempotency (
 	request_id TEXT NOT NULL,
 	sealed_answer BLOB,
 	is_lost BOOLEAN DEFAULT 0 NOT NULL,
-	expires_at TEXT NOT NULL,
+	expires_at TEXT NOT NULL, epoch BIGINT DEFAULT '0' NOT NULL,
 	PRIMARY KEY (claim_id)
 )
  WITHOUT ROWID;
@@ -80,7 +80,7 @@ CREATE TABLE ai_reservations (
 	ceiling_nano_usd BIGINT DEFAULT '0' NOT NULL,
 	billing_period TEXT NOT NULL,
 	created_at TEXT NOT NULL,
-	state TEXT NOT NULL,
+	state TEXT NOT NULL, epoch BIGINT DEFAULT '0' NOT NULL,
 	PRIMARY KEY (request_id, attempt),
 	CONSTRAINT ai_reservations_state CHECK (state IN ('open', 'unknown'))
 )
@@ -220,4 +220,4 @@ CREATE TRIGGER ai_audit_log_no_replace BEFORE INSERT ON ai_audit_log WHEN EXISTS
 
 CREATE TRIGGER ai_usage_log_no_replaced_attempt BEFORE INSERT ON ai_usage_log WHEN EXISTS (SELECT 1 FROM ai_usage_log WHERE request_id = NEW.request_id AND attempt = NEW.attempt AND status = NEW.status) BEGIN SELECT RAISE(ABORT, 'ai_usage_log has a row of this attempt already'); END;
 
-INSERT INTO alembic_version VALUES ('0001')
+INSERT INTO alembic_version VALUES ('0002')

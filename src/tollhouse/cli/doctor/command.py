@@ -46,7 +46,6 @@ def _examine(options: Options) -> list["Finding"]:
 
     try:
         config = options.config()
-        path = config.database.sqlite_path
     except StartError as error:
         return [failed("configuration", line, "see docs/configuration.md") for line in str(error).splitlines()]
     findings = [ok("configuration", options.config_source())]
@@ -59,8 +58,14 @@ def _examine(options: Options) -> list["Finding"]:
     if config.auth.admin_key is None:
         advice = "set [auth] admin_key to manage tenants over HTTP; commands on this machine work without"
         findings.append(warning("admin key", "none is configured", advice))
-    findings += examine_database(path)
-    findings.append(examine_pepper(path, secrets))
+    if config.database.is_embedded:
+        findings += examine_database(config.database.sqlite_path)
+        findings.append(examine_pepper(config.database.sqlite_path, secrets))
+    else:
+        from tollhouse.cli.doctor.server import examine_server, examine_stored_pepper
+
+        findings += examine_server(config.database)
+        findings.append(examine_stored_pepper(secrets))
     findings.append(examine_open_files(config))
     findings += asyncio.run(examine_providers(config, options.environ))
     return findings

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import msgspec
 import psycopg
 import sqlalchemy as sa
 import structlog
@@ -11,6 +12,7 @@ from psycopg import sql
 
 from tollhouse.errors import StartError, TollhouseError
 from tollhouse.storage import migrate
+from tollhouse.storage.schema import ai_instances
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ SETTINGS = {
 _WRITE_TRIES = 5
 # What a write met another transaction with, or lost a race for a new row to: the same again passes.
 _RETRIED = {"40001", "40P01", "55P03", "23505"}
+_LIVE = sa.select(sa.func.count()).select_from(ai_instances).where(ai_instances.c.state == "live")
 _LOG = structlog.get_logger("tollhouse.storage")
 
 
@@ -60,6 +63,9 @@ def check_schema(engine: sa.Engine, url: str) -> None:
             migrate_database(url)
         with engine.connect() as connection:
             problem = migrate.problem_of(connection)
+    except StartError as error:
+        told = str(error)
+        raise StartError(told if told.startswith(shown(url)) else f"{shown(url)}: {told}") from error
     except sa.exc.DBAPIError as error:
         raise StartError(
             f"{shown(url)}: cannot be used as a database: {str(error.orig).strip()}; expected a PostgreSQL server "
@@ -177,6 +183,58 @@ def migrate_database(url: str, service_role: str | None = None) -> str | None:
         raise StartError(f"{shown(url)}: {error}") from error
     except sa.exc.DBAPIError as error:
         raise StartError(f"{shown(url)}: cannot be migrated: {str(error.orig).strip()}") from error
+    finally:
+        engine.dispose()
+
+
+class ServerState(msgspec.Struct, frozen=True):
+    """What an operator should know of a server before it serves.
+
+    Attributes:
+        revision: the database's schema, or None when it is empty.
+        problem: why an instance would refuse to serve from it, or None.
+        may_change_ledger: whether the role could change or delete rows of the ledger.
+        live_instances: how many instances are known as live.
+        free_connections: how many more the server would take.
+    """
+
+    version: str
+    revision: str | None
+    problem: str | None
+    may_change_ledger: bool
+    live_instances: int
+    free_connections: int
+    is_durable: bool
+
+
+_RIGHTS = """
+SELECT rolsuper OR has_table_privilege('ai_usage_log', 'UPDATE') OR has_table_privilege('ai_usage_log', 'DELETE')
+    OR has_table_privilege('ai_usage_log', 'TRUNCATE') FROM pg_roles WHERE rolname = current_user"""
+_FREE = """
+SELECT current_setting('max_connections')::int - count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"""
+_DURABLE = "SELECT current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on'"
+
+
+def examine(url: str) -> ServerState:
+    """Look at a server and a database on it; changes nothing. Raises StartError when it cannot be reached."""
+    engine = open_engine(url)
+    try:
+        with engine.connect() as connection:
+            revision = migrate.schema_revision(connection)
+            is_current = revision is not None and (problem := migrate.problem_of(connection)) is None
+            return ServerState(
+                version=str(connection.scalar(sa.text("SHOW server_version"))),
+                revision=revision,
+                problem=None if revision is None or is_current else problem,
+                may_change_ledger=is_current and bool(connection.scalar(sa.text(_RIGHTS))),
+                live_instances=int(connection.scalar(_LIVE) or 0) if is_current else 0,
+                free_connections=int(connection.scalar(sa.text(_FREE)) or 0),
+                is_durable=bool(connection.scalar(sa.text(_DURABLE))),
+            )
+    except sa.exc.DBAPIError as error:
+        raise StartError(f"{shown(url)}: cannot be used as a database: {str(error.orig).strip()}") from error
+    except StartError as error:
+        raise StartError(f"{shown(url)}: {error}") from error
     finally:
         engine.dispose()
 

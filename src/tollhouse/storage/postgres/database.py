@@ -114,6 +114,11 @@ class PostgresDatabase:
     def waiting(self) -> int:
         return sum(lane.waiting for lane in self._open_lanes)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether every lane has its connection."""
+        return all(lane.is_connected for lane in self._open_lanes)
+
     def submit(self, operation: object) -> "asyncio.Future[Any]":
         return self._lanes[type(operation)].submit(operation)
 

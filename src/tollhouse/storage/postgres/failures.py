@@ -33,7 +33,9 @@ def meaning_of(error: BaseException) -> Meaning:
     """Return what a failure of the hot path's driver means."""
     state = sqlstate_of(error)
     if state is None:
-        is_disconnected = isinstance(error, OSError | TimeoutError | EOFError | asyncpg.InterfaceError)
+        # InternalClientError: the server's last words, that it ends the connection, came between two statements.
+        broken = OSError | TimeoutError | EOFError | asyncpg.InterfaceError | asyncpg.InternalClientError
+        is_disconnected = isinstance(error, broken)
         return Meaning.UNDECIDED if is_disconnected else Meaning.REFUSED
     if state == EPOCH_LOST:
         return Meaning.EPOCH_LOST

@@ -97,6 +97,10 @@ class Lane:
     def waiting(self) -> int:
         return len(self._waiting) + len(self._running)
 
+    @property
+    def is_connected(self) -> bool:
+        return self._connection is not None
+
     def submit(self, operation: object) -> "asyncio.Future[Any]":
         if self._is_closing:
             raise Unavailable("the service is stopping; try again shortly", retry_after_s=1)
