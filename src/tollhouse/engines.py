@@ -59,6 +59,7 @@ async def open_engine(config: Config, secrets: Secrets, clock: Clock) -> AsyncIt
     opened = _open_embedded if config.database.is_embedded else _open_cluster
     async with opened(config, secrets, clock) as engine:
         yield engine
+        # What waits is written first: an instance that has left ends nothing any more.
         await engine.ledger.flush()
 
 
@@ -125,8 +126,6 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
             return database.is_connected and lease.holds(lease.epoch)
 
         yield Engine(database, ledger, keyring, duties=(membership.keep, hold_lost), is_in_touch=is_in_touch)
-        # What waits is written first: an instance that has left ends nothing any more.
-        await ledger.flush()
         await membership.leave()
     finally:
         await database.close()

@@ -17,7 +17,7 @@ from tollhouse.gate import refusals
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.instances.lease import Lease
 from tollhouse.kit.clock import Clock, utc_text
-from tollhouse.storage.postgres.failures import epoch_lost
+from tollhouse.storage.postgres.failures import epoch_lost, outdated
 
 _US_PER_MINUTE = 60_000_000
 _US_PER_S = 1_000_000
@@ -68,6 +68,8 @@ class PostgresAdmissions:
     async def run(
         self, connection: asyncpg.Connection, operations: Sequence[Admission], timeout_s: float
     ) -> Sequence[Any]:
+        if self._lease.is_over:
+            return [outdated() for _ in operations]
         epoch = self._lease.epoch
         going_on = [each for each in operations if each.epoch in {0, epoch}]
         if len(going_on) < len(operations):

@@ -19,6 +19,7 @@ class Lease:
         self._until_s = 0.0
         self.lease_s = lease_s
         self.epoch = 0
+        self.is_over = False
 
     def begin(self, epoch: int, sent_at_s: float) -> None:
         """Hold a new epoch, whose registration was sent at an instant of the monotonic clock."""
@@ -29,6 +30,10 @@ class Lease:
         """Take note that a heartbeat sent at an instant of the monotonic clock was accepted."""
         self._until_s = sent_at_s + self._safe_s
 
+    def end(self) -> None:
+        """Give up for good: the database is another version's now."""
+        self.is_over = True
+
     def holds(self, epoch: int) -> bool:
         """Whether nobody can have declared an epoch of this instance lost by now."""
-        return epoch == self.epoch and self._clock.monotonic_s() < self._until_s
+        return epoch == self.epoch and not self.is_over and self._clock.monotonic_s() < self._until_s

@@ -15,6 +15,7 @@ from tollhouse.errors import Unavailable
 from tollhouse.instances import store
 from tollhouse.instances.lease import Lease
 from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.storage.migrate import functions_digest
 
 CHANNEL = "tollhouse_keys"
 """Where changes of keys are told at once; a notification that is lost costs one beat."""
@@ -24,6 +25,14 @@ _LONGEST_TURN_S = 2 * _BEAT_EVERY_S
 _QUERY_TIMEOUT_S = 5.0
 _REMEMBERED_MS = 7 * 24 * 3600 * 1000
 _FORGET_EVERY_BEATS = 7200
+# InternalClientError: no host is the primary yet, or the server ended the connection just before a statement.
+_OUT_OF_TOUCH = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+)
 _LOG = structlog.get_logger("tollhouse.instances")
 
 Dial = Callable[[], Awaitable[asyncpg.Connection]]
@@ -53,6 +62,7 @@ class Membership:
         self._when_keys_changed = when_keys_changed
         self._connection: asyncpg.Connection | None = None
         self._keys_version: str | None = None
+        self._functions_digest = functions_digest()
         self._is_told = asyncio.Event()
         # Of each other epoch: the beat last seen, and for how long it has been watched since.
         self._seen: dict[int, tuple[int, float]] = {}
@@ -73,7 +83,7 @@ class Membership:
         connection, self._connection = self._connection, None
         try:
             await connection.execute(store.STOP, self._lease.epoch, self._now(), timeout=_QUERY_TIMEOUT_S)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _OUT_OF_TOUCH as error:
             _LOG.warning("others will find out that this instance has stopped", reason=str(error))
         finally:
             connection.terminate()
@@ -83,7 +93,7 @@ class Membership:
         while True:
             try:
                 await self._turn()
-            except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            except (Unavailable, *_OUT_OF_TOUCH) as error:
                 _LOG.warning("the other instances cannot be reached", reason=str(error) or repr(error))
                 self._disconnect()
             self._is_told.clear()
@@ -98,16 +108,19 @@ class Membership:
         assert self._connection is not None
         sent_at_s = self._clock.monotonic_s()
         async with asyncio.timeout(_QUERY_TIMEOUT_S):
-            is_live, keys_version = await store.beat(self._connection, self._lease.epoch, self._now())
-        if is_live:
-            self._lease.renew(sent_at_s)
-        else:
+            seen = await store.beat(self._connection, self._lease.epoch, self._now())
+        if seen is None:
             _LOG.error("this instance was declared lost, and begins anew; its calls in flight are held as unknown")
             await self._register()
             self._when_lost()
-        if keys_version != self._keys_version:
+            return
+        self._lease.renew(sent_at_s)
+        if seen.functions_digest != self._functions_digest and not self._lease.is_over:
+            _LOG.error("the database was migrated to another version; this instance takes no calls until it is updated")
+            self._lease.end()
+        if seen.keys_version != self._keys_version:
             await self._when_keys_changed()
-            self._keys_version = keys_version
+            self._keys_version = seen.keys_version
         await self._watch()
         self._beats += 1
         if self._beats % _FORGET_EVERY_BEATS == 0:

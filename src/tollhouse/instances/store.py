@@ -1,15 +1,18 @@
 """The statements of instances, on PostgreSQL."""
 
+from typing import NamedTuple
+
 import asyncpg
 
 REGISTER = """
 INSERT INTO ai_instances (instance_id, state, version, started_at, seen_at) VALUES ($1, 'live', $2, $3, $3)
 RETURNING epoch"""
 
-# Sees the keys' version too, so that one round trip tells all there is to know.
+# Sees what may have changed too, so that one round trip tells all there is to know.
 BEAT = """
 UPDATE ai_instances SET beat = beat + 1, seen_at = $2 WHERE epoch = $1 AND state = 'live'
-RETURNING (SELECT value FROM ai_settings WHERE name = 'keys_version')"""
+RETURNING (SELECT value FROM ai_settings WHERE name = 'keys_version'),
+          (SELECT value FROM ai_settings WHERE name = 'functions_digest')"""
 
 OTHERS = "SELECT epoch, beat, instance_id FROM ai_instances WHERE state = 'live' AND epoch <> $1"
 
@@ -31,10 +34,17 @@ async def register(connection: asyncpg.Connection, instance_id: str, version: st
     return epoch
 
 
-async def beat(connection: asyncpg.Connection, epoch: int, now: str) -> tuple[bool, str | None]:
-    """Show that an instance lives; return whether it was still known as live, and the version of the keys."""
+class Seen(NamedTuple):
+    """What a beat has seen: the versions of the service keys, and of the functions that the hot path calls."""
+
+    keys_version: str | None
+    functions_digest: str | None
+
+
+async def beat(connection: asyncpg.Connection, epoch: int, now: str) -> Seen | None:
+    """Show that an instance lives; return None when it is not known as live any more."""
     row = await connection.fetchrow(BEAT, epoch, now)
-    return (False, None) if row is None else (True, row[0])
+    return None if row is None else Seen(*row)
 
 
 async def others(connection: asyncpg.Connection, epoch: int) -> list[tuple[int, int, str]]:

@@ -26,16 +26,22 @@ def daily_key(entry: LedgerEntry) -> tuple[str, ...]:
     return (entry.tenant_id, entry.billing_period, entry.admitted_at[:10])
 
 
-def counts(entry: LedgerEntry) -> tuple[int, ...]:
+def counts(entry: LedgerEntry, ceiling_nano_usd: int) -> tuple[int, ...]:
     """Return what an entry adds, in the order of ``ROLLUP_COUNTS``.
 
-    An unknown outcome is counted beside the calls, at its ceiling, and is no cost until it is resolved. An
-    adjustment resolves an unknown outcome or corrects a settled call: it adds cost and tokens, and no call.
+    An unknown outcome is counted beside the calls, at its ceiling, and is no cost. The adjustment that resolves it
+    takes it from there: it is a call of what it used, or none if it was not billed.
+
+    Args:
+        entry: the row.
+        ceiling_nano_usd: what was reserved for its attempt.
     """
     if entry.status == "unknown":
-        return (0, 0, 0, 0, 0, 0, 0, 0, 1, entry.cost_nano_usd)
+        return (0, 0, 0, 0, 0, 0, 0, 0, 1, ceiling_nano_usd)
+    is_adjustment = entry.status == "adjustment"
+    is_billed = entry.total_tokens > 0 or entry.cost_nano_usd > 0
     return (
-        1 if entry.status == "settled" else 0,
+        1 if is_billed or not is_adjustment else 0,
         entry.input_tokens,
         entry.cached_input_tokens,
         entry.cache_write_tokens + entry.cache_write_1h_tokens,
@@ -43,8 +49,8 @@ def counts(entry: LedgerEntry) -> tuple[int, ...]:
         entry.reasoning_tokens,
         entry.total_tokens,
         entry.cost_nano_usd,
-        0,
-        0,
+        -1 if is_adjustment else 0,
+        -ceiling_nano_usd if is_adjustment else 0,
     )
 
 

@@ -47,7 +47,10 @@ def handle_on(database: SqliteDatabase) -> None:
 def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
     connection: sqlite3.Connection = transaction.connection
     entries = _chain(connection, settlements)
-    added = [counts(entry) for entry in entries]
+    added = [
+        counts(entry, settlement.reservation.ceiling_nano_usd)
+        for entry, settlement in zip(entries, settlements, strict=True)
+    ]
     connection.executemany(_MONTHLY, sums(map(monthly_key, entries), added))
     connection.executemany(_DAILY, sums(map(daily_key, entries), added))
     ended: dict[Status, list[Reservation]] = {"settled": [], "unknown": [], "adjustment": []}

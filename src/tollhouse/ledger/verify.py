@@ -4,6 +4,7 @@ Runs on one snapshot, so it may run beside a serving process.
 """
 
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 
 import msgspec
 import sqlalchemy as sa
@@ -14,6 +15,7 @@ from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, 
 from tollhouse.storage.schema import (
     ROLLUP_COUNTS,
     ai_budgets,
+    ai_ledger_archives,
     ai_ledger_heads,
     ai_reservations,
     ai_usage_daily,
@@ -69,27 +71,51 @@ class Report(msgspec.Struct):
 Sums = dict[tuple[str, ...], list[int]]
 
 
+class _Archives:
+    """The runs of rows that were archived, by tenant and the hash that each follows; and their months."""
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self.months: set[str] = set()
+        self.tenants: set[str] = set()
+        self._runs: dict[tuple[str, str], tuple[int, str]] = {}
+        if connection.dialect.name == "postgresql":
+            for row in connection.execute(sa.select(ai_ledger_archives)):
+                self.months.add(row.billing_period)
+                self.tenants.add(row.tenant_id)
+                self._runs[row.tenant_id, row.prev_hash] = (row.entries, row.last_hash)
+
+    def pass_over(self, tenant_id: str, head: tuple[int, str]) -> tuple[int, str]:
+        """Return where a chain goes on after the archived rows that follow its head, if any do."""
+        while (run := self._runs.get((tenant_id, head[1]))) is not None:
+            head = (head[0] + run[0], run[1])
+        return head
+
+
 def verify(connection: sa.Connection) -> Report:
-    """Recompute chain, rollups, budgets and reservations from the ledger."""
+    """Recompute chain, rollups, budgets and reservations from the ledger.
+
+    Of archived months the chains alone are still proven: that nothing was put in their place.
+    """
     report = Report()
+    archives = _Archives(connection)
     monthly: Sums = {}
     daily: Sums = {}
     heads: dict[str, tuple[int, str]] = {}
-    unknown: set[tuple[str, int]] = set()
-    resolved: set[tuple[str, int]] = set()
+    held: dict[tuple[str, int], int] = {}
     for entry_id, entry, row_hash in _entries(connection):
         report.entries += 1
-        _check_chain(report, heads, entry_id, entry, row_hash)
-        _add(monthly, monthly_key(entry), counts(entry))
-        _add(daily, daily_key(entry), counts(entry))
-        if entry.status != "settled":
-            (unknown if entry.status == "unknown" else resolved).add((entry.request_id, entry.attempt))
+        _check_chain(report, heads, archives, entry_id, entry, row_hash)
+        ceiling_nano_usd = _ceiling(held, entry)
+        _add(monthly, monthly_key(entry), counts(entry, ceiling_nano_usd))
+        _add(daily, daily_key(entry), counts(entry, ceiling_nano_usd))
+    for tenant_id in heads.keys() | archives.tenants:
+        heads[tenant_id] = archives.pass_over(tenant_id, heads.get(tenant_id, (0, GENESIS_HASH)))
     report.tenants = len(heads)
     _check_heads(report, connection, heads)
-    _check_rollup(report, connection, ai_usage_monthly, MONTHLY_KEY, monthly)
-    _check_rollup(report, connection, ai_usage_daily, DAILY_KEY, daily)
-    _check_reservations(report, connection, unknown - resolved)
-    _check_budgets(report, connection, monthly)
+    _check_rollup(report, connection, ai_usage_monthly, MONTHLY_KEY, monthly, archives.months)
+    _check_rollup(report, connection, ai_usage_daily, DAILY_KEY, daily, archives.months)
+    _check_reservations(report, connection, held.keys())
+    _check_budgets(report, connection, monthly, archives.months)
     return report
 
 
@@ -102,14 +128,28 @@ def _entries(connection: sa.Connection) -> Iterator[tuple[int, LedgerEntry, str]
 
 
 def _check_chain(
-    report: Report, heads: dict[str, tuple[int, str]], entry_id: int, entry: LedgerEntry, row_hash: str
+    report: Report,
+    heads: dict[str, tuple[int, str]],
+    archives: _Archives,
+    entry_id: int,
+    entry: LedgerEntry,
+    row_hash: str,
 ) -> None:
-    length, previous = heads.get(entry.tenant_id, (0, GENESIS_HASH))
+    length, previous = archives.pass_over(entry.tenant_id, heads.get(entry.tenant_id, (0, GENESIS_HASH)))
     if entry.prev_hash != previous:
         report.add(ai_usage_log, entry_id, f"prev_hash is not the hash of tenant {entry.tenant_id}'s row before")
     if entry.row_hash() != row_hash:
         report.add(ai_usage_log, entry_id, "row_hash does not fit the row: it was changed after it was written")
     heads[entry.tenant_id] = (length + 1, row_hash)
+
+
+def _ceiling(held: dict[tuple[str, int], int], entry: LedgerEntry) -> int:
+    """Return what was reserved for an attempt of unknown outcome, which its row gives as its cost."""
+    attempt = (entry.request_id, entry.attempt)
+    if entry.status == "unknown":
+        held[attempt] = entry.cost_nano_usd
+        return entry.cost_nano_usd
+    return held.pop(attempt, 0) if entry.status == "adjustment" else 0
 
 
 def _add(sums: Sums, key: tuple[str, ...], added: tuple[int, ...]) -> None:
@@ -132,12 +172,20 @@ def _check_heads(report: Report, connection: sa.Connection, heads: dict[str, tup
 
 
 def _check_rollup(
-    report: Report, connection: sa.Connection, table: sa.Table, key_columns: tuple[str, ...], sums: Sums
+    report: Report,
+    connection: sa.Connection,
+    table: sa.Table,
+    key_columns: tuple[str, ...],
+    sums: Sums,
+    archived_months: AbstractSet[str],
 ) -> None:
-    missing = set(sums)
+    month_place = key_columns.index("billing_period")
+    missing = {key for key in sums if key[month_place] not in archived_months}
     for row in connection.execute(sa.select(*(table.c[name] for name in (*key_columns, *ROLLUP_COUNTS)))):
         key, kept = tuple(row[: len(key_columns)]), list(row[len(key_columns) :])
         missing.discard(key)
+        if key[month_place] in archived_months:
+            continue
         expected = sums.get(key, [0] * len(ROLLUP_COUNTS))
         for name, right, found in zip(ROLLUP_COUNTS, expected, kept, strict=True):
             if right != found:
@@ -146,7 +194,7 @@ def _check_rollup(
         report.add(table, key, "is missing, though the ledger has rows for it")
 
 
-def _check_reservations(report: Report, connection: sa.Connection, unresolved: set[tuple[str, int]]) -> None:
+def _check_reservations(report: Report, connection: sa.Connection, unresolved: AbstractSet[tuple[str, int]]) -> None:
     """Every unresolved unknown row is still held, and nothing else is held as unknown or both open and entered."""
     table = ai_reservations.c
     held = set()
@@ -170,7 +218,7 @@ def _check_reservations(report: Report, connection: sa.Connection, unresolved: s
         report.add(ai_reservations, (request_id, attempt), "is open, though the ledger has a row for it")
 
 
-def _check_budgets(report: Report, connection: sa.Connection, monthly: Sums) -> None:
+def _check_budgets(report: Report, connection: sa.Connection, monthly: Sums, archived_months: AbstractSet[str]) -> None:
     posted: dict[BudgetKey, int] = {}
     cost_place = ROLLUP_COUNTS.index("cost_nano_usd")
     for key, total in monthly.items():
@@ -188,6 +236,8 @@ def _check_budgets(report: Report, connection: sa.Connection, monthly: Sums) -> 
         report.budgets += 1
         budget_key = BudgetKey(row.tenant_id, row.billing_period, row.scope, row.scope_id)
         missing.discard(budget_key)
+        if budget_key.billing_period in archived_months:
+            continue
         _compare(report, budget_key, "posted_nano_usd", row.posted_nano_usd, posted.get(budget_key, 0))
         _compare(report, budget_key, "reserved_nano_usd", row.reserved_nano_usd, reserved.get(budget_key, 0))
     for budget_key in sorted(missing):

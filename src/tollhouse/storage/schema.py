@@ -278,3 +278,15 @@ ai_rate_limits = sa.Table(
     sa.Column("full_at_us", sa.BigInteger, nullable=False),
     prefixes=["UNLOGGED"],
 )
+
+# Where the rows of archived months stood in their tenants' chains: each run of rows from one hash to another.
+ai_ledger_archives = sa.Table(
+    "ai_ledger_archives",
+    cluster_metadata,
+    _text("tenant_id", key=True),
+    sa.Column("first_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("billing_period"),
+    _count("entries"),
+    _text("prev_hash"),
+    _text("last_hash"),
+)

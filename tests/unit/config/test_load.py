@@ -120,8 +120,9 @@ def test_a_database_url_names_a_file(url, path):
 def test_a_database_on_a_server_can_be_configured_but_is_no_file():
     database = load("[database]\nurl = 'postgresql://me:pw@db:5432/tollhouse'").database
 
-    with pytest.raises(StartError, match=r"^\[database\] url: this version runs on SQLite; expected sqlite:///FILE$"):
-        _ = database.sqlite_path
+    assert database.url == "postgresql://me:pw@db:5432/tollhouse"
+    assert not database.is_embedded
+    assert Database().is_embedded
 
 
 # What is wrong with the file itself.

@@ -14,7 +14,8 @@ BEGIN
         RETURN;
     END IF;
     PERFORM pg_advisory_xact_lock(hashtextextended('tollhouse ai_open_month', 0));
-    IF to_regclass(partition) IS NOT NULL THEN
+    -- Whoever had the lock may have made it. to_regclass would go by what this process remembers from before.
+    IF EXISTS (SELECT FROM pg_class WHERE relname = partition AND relnamespace = current_schema()::regnamespace) THEN
         RETURN;
     END IF;
     EXECUTE format('CREATE TABLE %I (LIKE ai_usage_log INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', partition);

@@ -89,45 +89,48 @@ BEGIN
         lengths[head] := lengths[head] + 1;
     END LOOP;
 
-    WITH written AS (
-        INSERT INTO ai_usage_log (
-            request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider, input_tokens,
-            cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-            total_tokens, cost_nano_usd, price_version, status, usage_source, finish_reason, latency_ms,
-            billing_period, admitted_at, created_at, prev_hash, row_hash)
-        SELECT e.request_id, e.attempt, e.tenant_id, e.user_id, e.feature_slug, e.service, e.key_id, e.model,
-               e.provider, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.cache_write_1h_tokens,
-               e.output_tokens, e.reasoning_tokens, e.total_tokens, e.cost_nano_usd, e.price_version, e.status,
-               e.usage_source, e.finish_reason, e.latency_ms, e.billing_period, e.admitted_at, e.created_at,
-               e.prev_hash, e.row_hash
-          FROM unnest(request_ids, attempts, tenant_ids, user_ids, feature_slugs, services, key_ids, models, providers,
-                      inputs, cached_inputs, cache_writes, cache_writes_1h, outputs, reasonings, totals, costs,
-                      price_versions, statuses, usage_sources, finish_reasons, latencies_ms, periods, admitted_ats,
-                      created_ats, prev_hashes, row_hashes) WITH ORDINALITY
-               AS e (request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider,
-                     input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
-                     reasoning_tokens, total_tokens, cost_nano_usd, price_version, status, usage_source,
-                     finish_reason, latency_ms, billing_period, admitted_at, created_at, prev_hash, row_hash, place)
-         ORDER BY e.place
-        RETURNING tenant_id, user_id, feature_slug, service, key_id, model, provider, input_tokens,
-                  cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-                  total_tokens, cost_nano_usd, status, billing_period, admitted_at
-    ), counted AS (
-        -- What an entry adds (ledger/rollups.py): an unknown outcome stands beside the calls, at its ceiling.
+    INSERT INTO ai_usage_log (
+        request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider, input_tokens,
+        cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+        total_tokens, cost_nano_usd, price_version, status, usage_source, finish_reason, latency_ms,
+        billing_period, admitted_at, created_at, prev_hash, row_hash)
+    SELECT e.request_id, e.attempt, e.tenant_id, e.user_id, e.feature_slug, e.service, e.key_id, e.model,
+           e.provider, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.cache_write_1h_tokens,
+           e.output_tokens, e.reasoning_tokens, e.total_tokens, e.cost_nano_usd, e.price_version, e.status,
+           e.usage_source, e.finish_reason, e.latency_ms, e.billing_period, e.admitted_at, e.created_at,
+           e.prev_hash, e.row_hash
+      FROM unnest(request_ids, attempts, tenant_ids, user_ids, feature_slugs, services, key_ids, models, providers,
+                  inputs, cached_inputs, cache_writes, cache_writes_1h, outputs, reasonings, totals, costs,
+                  price_versions, statuses, usage_sources, finish_reasons, latencies_ms, periods, admitted_ats,
+                  created_ats, prev_hashes, row_hashes) WITH ORDINALITY
+           AS e (request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider,
+                 input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
+                 reasoning_tokens, total_tokens, cost_nano_usd, price_version, status, usage_source,
+                 finish_reason, latency_ms, billing_period, admitted_at, created_at, prev_hash, row_hash, place)
+     ORDER BY e.place;
+
+    WITH counted AS (
+        -- What an entry adds: as counts() of ledger/rollups.py.
         SELECT tenant_id, billing_period, user_id, feature_slug, service, key_id, model, provider,
                left(admitted_at, 10) AS day,
-               (status = 'settled')::integer AS calls,
-               CASE WHEN status = 'unknown' THEN 0 ELSE input_tokens END AS input_tokens,
-               CASE WHEN status = 'unknown' THEN 0 ELSE cached_input_tokens END AS cached_input_tokens,
-               CASE WHEN status = 'unknown' THEN 0 ELSE cache_write_tokens + cache_write_1h_tokens END
+               (status = 'settled' OR status = 'adjustment' AND (total_tokens > 0 OR cost_nano_usd > 0))::integer
+                    AS calls,
+               CASE WHEN status <> 'unknown' THEN input_tokens ELSE 0 END AS input_tokens,
+               CASE WHEN status <> 'unknown' THEN cached_input_tokens ELSE 0 END AS cached_input_tokens,
+               CASE WHEN status <> 'unknown' THEN cache_write_tokens + cache_write_1h_tokens ELSE 0 END
                     AS cache_write_tokens,
-               CASE WHEN status = 'unknown' THEN 0 ELSE output_tokens END AS output_tokens,
-               CASE WHEN status = 'unknown' THEN 0 ELSE reasoning_tokens END AS reasoning_tokens,
-               CASE WHEN status = 'unknown' THEN 0 ELSE total_tokens END AS total_tokens,
-               CASE WHEN status = 'unknown' THEN 0 ELSE cost_nano_usd END AS cost_nano_usd,
-               (status = 'unknown')::integer AS unknown_calls,
-               CASE WHEN status = 'unknown' THEN cost_nano_usd ELSE 0 END AS unknown_nano_usd
-          FROM written
+               CASE WHEN status <> 'unknown' THEN output_tokens ELSE 0 END AS output_tokens,
+               CASE WHEN status <> 'unknown' THEN reasoning_tokens ELSE 0 END AS reasoning_tokens,
+               CASE WHEN status <> 'unknown' THEN total_tokens ELSE 0 END AS total_tokens,
+               CASE WHEN status <> 'unknown' THEN cost_nano_usd ELSE 0 END AS cost_nano_usd,
+               CASE status WHEN 'unknown' THEN 1 WHEN 'adjustment' THEN -1 ELSE 0 END AS unknown_calls,
+               CASE status WHEN 'unknown' THEN ceiling WHEN 'adjustment' THEN -ceiling ELSE 0 END AS unknown_nano_usd
+          FROM unnest(tenant_ids, user_ids, feature_slugs, services, key_ids, models, providers, inputs,
+                      cached_inputs, cache_writes, cache_writes_1h, outputs, reasonings, totals, costs, statuses,
+                      periods, admitted_ats, ceilings)
+               AS e (tenant_id, user_id, feature_slug, service, key_id, model, provider, input_tokens,
+                     cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
+                     total_tokens, cost_nano_usd, status, billing_period, admitted_at, ceiling)
     ), monthly AS (
         INSERT INTO ai_usage_monthly AS m (
             tenant_id, billing_period, user_id, feature_slug, service, key_id, model, provider, calls, input_tokens,

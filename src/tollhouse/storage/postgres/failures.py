@@ -34,8 +34,8 @@ def meaning_of(error: BaseException) -> Meaning:
     state = sqlstate_of(error)
     if state is None:
         # InternalClientError: the server's last words, that it ends the connection, came between two statements.
-        broken = OSError | TimeoutError | EOFError | asyncpg.InterfaceError | asyncpg.InternalClientError
-        is_disconnected = isinstance(error, broken)
+        driver = asyncpg.InterfaceError | asyncpg.InternalClientError
+        is_disconnected = isinstance(error, OSError | TimeoutError | EOFError | driver)
         return Meaning.UNDECIDED if is_disconnected else Meaning.REFUSED
     if state == EPOCH_LOST:
         return Meaning.EPOCH_LOST
@@ -73,3 +73,8 @@ def epoch_lost() -> EpochLost:
     return EpochLost(
         "this instance was out of touch for too long, and others took over; try again shortly", retry_after_s=1
     )
+
+
+def outdated() -> Unavailable:
+    """Return what a caller is told by an instance whose database is another version's now."""
+    return Unavailable("this instance is being replaced by one of another version; try again shortly", retry_after_s=5)

@@ -41,6 +41,16 @@ def _make_instances() -> None:
         sa.PrimaryKeyConstraint("tenant_id"),
         prefixes=["UNLOGGED"],
     )
+    op.create_table(
+        "ai_ledger_archives",
+        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("first_id", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("billing_period", sa.Text(), nullable=False),
+        sa.Column("entries", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("prev_hash", sa.Text(), nullable=False),
+        sa.Column("last_hash", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "first_id"),
+    )
     # Rows that every call updates leave room for their next versions on their own page.
     for table, fill_percent in (
         ("ai_budgets", 50), ("ai_ledger_heads", 50), ("ai_usage_monthly", 70), ("ai_usage_daily", 70),
