@@ -67,8 +67,12 @@ class Service(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_core(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Core]:
-    """Open the database, and the administration of what is in it; raises StartError."""
+async def open_core(config: Config, secrets: Secrets, clock: Clock, *, serves: bool) -> AsyncIterator[Core]:
+    """Open the database, and the administration of what is in it; raises StartError.
+
+    Args:
+        serves: whether the process is an instance of the service, rather than a command.
+    """
     async with open_engine(config, secrets, clock) as engine:
         if secrets.admin_key is not None:
             engine.keyring.trust(secrets.admin_key, Principal(ADMIN_KEY_ID, "admin", "super-admin", None))
@@ -79,7 +83,9 @@ async def open_core(config: Config, secrets: Secrets, clock: Clock) -> AsyncIter
             tiers={name: nano_usd(tier.budget_usd) for name, tier in config.tiers.items()},
             default_tier=config.tenants.default_tier,
         )
-        await administration.follow_tiers()
+        # A command may run anywhere, with another configuration than the instances of a shared database.
+        if serves or config.database.is_embedded:
+            await administration.follow_tiers()
         yield Core(engine, Metrics(), administration, clock)
 
 
@@ -88,7 +94,7 @@ async def open_control_plane(
     config: Config, secrets: Secrets, clock: Clock | None = None
 ) -> AsyncIterator[tuple[AsgiApp, str]]:
     """Assemble the control plane alone, for commands; yields it with a super-admin key. Raises StartError."""
-    async with open_core(config, secrets, clock or SystemClock()) as core:
+    async with open_core(config, secrets, clock or SystemClock(), serves=False) as core:
         reconciliation = _reconciliation(config, core, lambda: _compiled_prices(config, core.clock))
         yield _control_plane(core, reconciliation, {}), _operator_token(core)
 
@@ -103,7 +109,7 @@ async def open_service(
         catalogue: the prices being compiled; waited for once they are needed.
     """
     async with AsyncExitStack() as stack:
-        core = await stack.enter_async_context(open_core(config, secrets, clock))
+        core = await stack.enter_async_context(open_core(config, secrets, clock, serves=True))
         upstreams = make_upstreams(config, environ)
         for upstream in upstreams.values():
             stack.push_async_callback(upstream.close)

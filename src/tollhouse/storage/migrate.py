@@ -72,12 +72,14 @@ def problem_of(connection: sa.Connection) -> str | None:
     return f"{found}; expected schema {REVISION}, which `tollhouse migrate` brings it to"
 
 
-def migrate_cluster(connection: sa.Connection) -> None:
+def migrate_cluster(connection: sa.Connection) -> str | None:
     """Bring a PostgreSQL database to the newest schema and functions, within the caller's transaction.
 
-    One migration runs at a time; the others wait for it and find nothing to do.
+    One migration runs at a time; the others wait for it and find nothing to do. Returns the revision the database was
+    at, or None if it was empty.
     """
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('tollhouse migrate', 0))"))
+    before = schema_revision(connection)
     if not is_current(connection):
         run_migrations(connection)
     if connection.scalar(_FUNCTIONS_DIGEST) != functions_digest():
@@ -85,6 +87,7 @@ def migrate_cluster(connection: sa.Connection) -> None:
             connection.execution_options(no_parameters=True).exec_driver_sql(statement)
         connection.execute(sa.delete(ai_settings).where(ai_settings.c.name == _FUNCTIONS))
         connection.execute(sa.insert(ai_settings).values(name=_FUNCTIONS, value=functions_digest()))
+    return before
 
 
 def functions_digest() -> str:

@@ -174,8 +174,7 @@ def migrate_database(url: str, service_role: str | None = None) -> str | None:
     engine = open_engine(url)
     try:
         with engine.begin() as connection:
-            before = migrate.schema_revision(connection)
-            migrate.migrate_cluster(connection)
+            before = migrate.migrate_cluster(connection)
             if service_role is not None:
                 _grant(connection, service_role)
             return before
