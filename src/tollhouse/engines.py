@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tollhouse.storage.postgres.database import PostgresDatabase
 
 _LOST_LOOKED_FOR_EVERY_S = 5.0
+_KEYS_AGAIN_S = 0.5
 _LOG = structlog.get_logger("tollhouse.start")
 
 
@@ -40,6 +41,7 @@ class Engine(msgspec.Struct, frozen=True):
     """An open database, with all that is done by its own means.
 
     Attributes:
+        reserved: the same database for the service's own duties, which no number of requests can keep from it.
         duties: what has to run for as long as calls are taken.
         describe: tells commands on this machine where the process serves.
         is_in_touch: whether calls could be admitted now, as far as this process knows without asking.
@@ -48,6 +50,7 @@ class Engine(msgspec.Struct, frozen=True):
     database: Database
     ledger: Ledger
     keyring: Keyring
+    reserved: Database
     duties: tuple[Callable[[], Awaitable[None]], ...] = ()
     describe: Callable[[Owner], None] = lambda _: None
     is_in_touch: Callable[[], bool] = lambda: True
@@ -83,7 +86,7 @@ async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> Asyn
                     f"{path}: {error.message}. Expected a sound database on a disk with room; a damaged one is "
                     "restored from a backup"
                 ) from error
-            yield Engine(database, ledger, keyring, describe=lock.describe)
+            yield Engine(database, ledger, keyring, database, describe=lock.describe)
         finally:
             await database.close()
 
@@ -108,24 +111,38 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
         requests_per_minute=config.limits.requests_per_minute,
         burst=config.limits.burst,
     )
-    some_are_lost = asyncio.Event()
+    some_are_lost, keys_changed = asyncio.Event(), asyncio.Event()
+    membership = Membership(
+        database.dial, clock, lease, when_lost=some_are_lost.set, when_keys_changed=keys_changed.set
+    )
     try:
         await database.open()
         try:
-            keyring = await open_keyring(database, secrets.pepper, StoredPepper(database))
-            membership = Membership(
-                database.dial, clock, lease, when_lost=some_are_lost.set, when_keys_changed=keyring.refresh
-            )
+            keyring = await open_keyring(database.reserved, secrets.pepper, StoredPepper(database))
             await membership.join()
             await database.open_lanes()
         except (Unavailable, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise StartError(f"{shown(settings.url)}: cannot be used as a database: {error}") from error
-        hold_lost = partial(_hold_what_lost_ones_left, database, ledger, some_are_lost)
 
         def is_in_touch() -> bool:
             return database.is_connected and lease.holds(lease.epoch)
 
-        yield Engine(database, ledger, keyring, duties=(membership.keep, hold_lost), is_in_touch=is_in_touch)
+        beating = asyncio.create_task(membership.keep())
+        try:
+            yield Engine(
+                database,
+                ledger,
+                keyring,
+                reserved=database.reserved,
+                duties=(
+                    partial(_hold_what_lost_ones_left, database.reserved, ledger, some_are_lost),
+                    partial(_know_the_keys, keyring, keys_changed),
+                ),
+                is_in_touch=is_in_touch,
+            )
+        finally:
+            beating.cancel()
+            await asyncio.wait({beating})
         await membership.leave()
     finally:
         await database.close()
@@ -168,9 +185,23 @@ async def _hold_what_lost_ones_left(database: Database, ledger: Ledger, some_are
     while True:
         some_are_lost.clear()
         try:
-            while left := await database.read(budgets.left_by_lost):
-                await ledger.hold_lost(left)
+            # None held of what is left: others are at it, or it cannot be written; either way, later.
+            while (left := await database.read(budgets.left_by_lost)) and await ledger.hold_lost(left):
+                pass
         except Unavailable as error:
             _LOG.warning("calls of lost instances are held later", reason=error.message)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(some_are_lost.wait(), _LOST_LOOKED_FOR_EVERY_S)
+
+
+async def _know_the_keys(keyring: Keyring, keys_changed: asyncio.Event) -> None:
+    """Read the keys anew whenever some were made or revoked, here or by another instance."""
+    while True:
+        await keys_changed.wait()
+        keys_changed.clear()
+        try:
+            await keyring.refresh()
+        except Unavailable as error:
+            _LOG.warning("the keys are read again in a moment", reason=error.message)
+            keys_changed.set()
+            await asyncio.sleep(_KEYS_AGAIN_S)

@@ -122,7 +122,7 @@ async def open_service(
 
         engine = core.engine
         house = asyncio.create_task(
-            keep_house(engine.ledger, engine.database, clock, _probes(upstreams), expire_unknown, engine.duties)
+            keep_house(engine.ledger, engine.reserved, clock, _probes(upstreams), expire_unknown, engine.duties)
         )
         stack.callback(house.cancel)
         endpoint = CompletionEndpoint(complete, core.metrics, clock)
@@ -157,7 +157,7 @@ async def _compiled_prices(config: Config, clock: Clock) -> PriceOf:
 
 def _control_plane(core: Core, reconciliation: Reconciliation, upstreams: Mapping[str, Upstream]) -> AsgiApp:
     health = Health(
-        database=core.engine.database,
+        database=core.engine.reserved,
         ledger=core.engine.ledger,
         metrics=core.metrics,
         clock=core.clock,

@@ -105,6 +105,9 @@ class Administration:
 
         def work(change: Change) -> None:
             for tier, budget in self._tiers.budgets_nano_usd.items():
+                if not tenants.is_behind_tier(change.connection, tier, budget):
+                    continue
+                budgets.hold_all_calls(change.connection)
                 before = tenants.follow_tier(change.connection, tier, budget)
                 budgets.set_tenant_caps(change.connection, before, change.period, budget)
                 audit.append_all(

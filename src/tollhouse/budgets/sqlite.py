@@ -25,7 +25,10 @@ _READ = " UNION ALL ".join(
 )
 
 _STANDING_CAPS = "SELECT scope, scope_id, cap_nano_usd FROM ai_budget_caps WHERE tenant_id = ?"
-_STANDING_KEY_CAP = "SELECT cap_nano_usd FROM ai_budget_caps WHERE tenant_id = '' AND scope = 'key' AND scope_id = ?"
+# Not for months before the one it was set in: a late call of theirs would open its row as if it were the first.
+_STANDING_KEY_CAP = """
+SELECT cap_nano_usd FROM ai_budget_caps
+ WHERE tenant_id = '' AND scope = 'key' AND scope_id = ? AND substr(updated_at, 1, 7) <= ?"""
 
 _OPEN = """
 INSERT INTO ai_budgets (tenant_id, billing_period, scope, scope_id, cap_nano_usd) VALUES (?, ?, ?, ?, ?)
@@ -90,7 +93,7 @@ class BudgetReader:
             caps = [("tenant", "", tenant_cap_nano_usd)]
             caps += self._connection.execute(_STANDING_CAPS, (key.tenant_id,)).fetchall()
         elif key.scope == "key":
-            cap = self._connection.execute(_STANDING_KEY_CAP, (key.scope_id,)).fetchone()
+            cap = self._connection.execute(_STANDING_KEY_CAP, (key.scope_id, key.billing_period)).fetchone()
             caps = [] if cap is None else [("key", key.scope_id, cap[0])]
         else:
             # A user's or a feature's month is opened together with its tenant's.

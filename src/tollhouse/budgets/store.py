@@ -24,8 +24,11 @@ def set_tenant_cap(connection: sa.Connection, tenant_id: str, billing_period: st
 def set_tenant_caps(
     connection: sa.Connection, tenant_ids: Iterable[str], billing_period: str, cap_nano_usd: int
 ) -> None:
-    """Make a cap hold from the running month of many tenants on, where their months have begun."""
-    rows = [{"id": tenant_id, "cap": cap_nano_usd} for tenant_id in tenant_ids]
+    """Make a cap hold from the running month of many tenants on, where their months have begun.
+
+    To be called under ``hold_all_calls``: a month that begins meanwhile would begin with the old cap.
+    """
+    rows = [{"id": tenant_id, "cap": cap_nano_usd} for tenant_id in sorted(tenant_ids)]
     table = ai_budgets.c
     statement = sa.update(ai_budgets).where(
         table.tenant_id == sa.bindparam("id"),
@@ -68,6 +71,12 @@ def hold_calls(connection: sa.Connection, key: BudgetKey) -> None:
     )
     months = connection.scalars(own.order_by(table.billing_period).with_for_update(key_share=True)).all()
     if key.billing_period not in months:
+        hold_all_calls(connection)
+
+
+def hold_all_calls(connection: sa.Connection) -> None:
+    """Let no call of anybody be admitted or ended until the transaction is over."""
+    if connection.dialect.name != "sqlite":
         connection.execute(sa.text("LOCK TABLE ai_budgets IN EXCLUSIVE MODE"))
 
 
@@ -183,8 +192,9 @@ def open_reservations(connection: sa.Connection) -> Sequence[Reservation]:
 
 def left_by_lost(connection: sa.Connection) -> Sequence[Reservation]:
     """Return attempts that lost instances left open, the oldest first, a bounded number of them."""
+    # Of stopped ones too, should one ever have left something.
     of_lost = ai_reservations.join(ai_instances, ai_instances.c.epoch == ai_reservations.c.epoch)
-    left = sa.and_(ai_reservations.c.state == "open", ai_instances.c.state == "lost")
+    left = sa.and_(ai_reservations.c.state == "open", ai_instances.c.state != "live")
     return _reservations(connection, sa.select(ai_reservations).select_from(of_lost).where(left).limit(_LEFT_AT_ONCE))
 
 

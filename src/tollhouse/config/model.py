@@ -117,7 +117,7 @@ class Database(Section, frozen=True):
 
     timeout_s: Annotated[float, _seconds(60)] = 5
     """On PostgreSQL, how long a call waits for the database before it gets 503."""
-    lease_s: Annotated[float, _seconds(60)] = 10
+    lease_s: Annotated[float, Meta(ge=2, le=60, description="a number of seconds from 2 to 60")] = 10
     """On PostgreSQL, how long an instance may be out of touch before the others declare it lost."""
 
     @property

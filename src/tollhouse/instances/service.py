@@ -11,7 +11,6 @@ import asyncpg
 import structlog
 
 from tollhouse import __version__
-from tollhouse.errors import Unavailable
 from tollhouse.instances import store
 from tollhouse.instances.lease import Lease
 from tollhouse.kit.clock import Clock, utc_text
@@ -53,7 +52,7 @@ class Membership:
         lease: Lease,
         *,
         when_lost: Callable[[], None],
-        when_keys_changed: Callable[[], Awaitable[None]],
+        when_keys_changed: Callable[[], None],
     ) -> None:
         self._dial = dial
         self._clock = clock
@@ -82,7 +81,8 @@ class Membership:
             return
         connection, self._connection = self._connection, None
         try:
-            await connection.execute(store.STOP, self._lease.epoch, self._now(), timeout=_QUERY_TIMEOUT_S)
+            if not await connection.fetchval(store.STOP, self._lease.epoch, self._now(), timeout=_QUERY_TIMEOUT_S):
+                _LOG.warning("calls were left under way; the other instances will hold them as unknown")
         except _OUT_OF_TOUCH as error:
             _LOG.warning("others will find out that this instance has stopped", reason=str(error))
         finally:
@@ -93,8 +93,11 @@ class Membership:
         while True:
             try:
                 await self._turn()
-            except (Unavailable, *_OUT_OF_TOUCH) as error:
+            except _OUT_OF_TOUCH as error:
                 _LOG.warning("the other instances cannot be reached", reason=str(error) or repr(error))
+                self._disconnect()
+            except Exception:  # noqa: BLE001 - without beats this instance would be lost to a defect here
+                _LOG.exception("a beat failed on a defect")
                 self._disconnect()
             self._is_told.clear()
             try:
@@ -119,7 +122,7 @@ class Membership:
             _LOG.error("the database was migrated to another version; this instance takes no calls until it is updated")
             self._lease.end()
         if seen.keys_version != self._keys_version:
-            await self._when_keys_changed()
+            self._when_keys_changed()
             self._keys_version = seen.keys_version
         await self._watch()
         self._beats += 1
@@ -145,7 +148,7 @@ class Membership:
         self._watched_at_s = now_s
         seen = {}
         for epoch, beat, name in found:
-            before, watched_s = self._seen.get(epoch, (beat, 0.0))
+            before, watched_s = self._seen.get(epoch, (None, 0.0))
             watched_s = watched_s + passed_s if before == beat else 0.0
             seen[epoch] = (beat, watched_s)
             # At random, so that not every instance tries at once.
@@ -165,7 +168,8 @@ class Membership:
         async with asyncio.timeout(_QUERY_TIMEOUT_S * 2):
             connection = await self._dial()
         try:
-            await connection.add_listener(CHANNEL, self._tell)
+            async with asyncio.timeout(_QUERY_TIMEOUT_S):
+                await connection.add_listener(CHANNEL, self._tell)
         except BaseException:
             connection.terminate()
             raise

@@ -16,10 +16,7 @@ RETURNING (SELECT value FROM ai_settings WHERE name = 'keys_version'),
 
 OTHERS = "SELECT epoch, beat, instance_id FROM ai_instances WHERE state = 'live' AND epoch <> $1"
 
-# Not while anything is left that only this epoch may end: it is then taken over as that of a lost one.
-STOP = """
-UPDATE ai_instances SET state = 'stopped', ended_at = $2
- WHERE epoch = $1 AND state = 'live' AND NOT EXISTS (SELECT FROM ai_reservations WHERE epoch = $1 AND state = 'open')"""
+STOP = "SELECT ai_stop($1::bigint, $2::text)"
 
 DECLARE_LOST = "SELECT ai_declare_lost($1::bigint, $2::bigint, $3::text)"
 

@@ -96,7 +96,7 @@ class Ledger:
         endings = (self._database.submit(self._unknown(reservation, 0)) for reservation in reservations)
         outcomes = await asyncio.gather(*endings, return_exceptions=True)
         for outcome in outcomes:
-            if isinstance(outcome, BaseException) and not isinstance(outcome, Unavailable):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, Unavailable | InternalError):
                 raise outcome
         return sum(outcome is None or outcome is True for outcome in outcomes)
 

@@ -85,9 +85,20 @@ def migrate_cluster(connection: sa.Connection) -> str | None:
     if connection.scalar(_FUNCTIONS_DIGEST) != functions_digest():
         for statement in _functions():
             connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+        _guard_definer(connection)
         connection.execute(sa.delete(ai_settings).where(ai_settings.c.name == _FUNCTIONS))
         connection.execute(sa.insert(ai_settings).values(name=_FUNCTIONS, value=functions_digest()))
     return before
+
+
+def _guard_definer(connection: sa.Connection) -> None:
+    """Bind the function that runs with its owner's rights to this schema, and to those who are granted it."""
+    schema = connection.scalar(sa.text("SELECT quote_ident(current_schema())"))
+    for statement in (
+        f"ALTER FUNCTION ai_open_month(text) SET search_path = {schema}, pg_temp",
+        "REVOKE EXECUTE ON FUNCTION ai_open_month(text) FROM PUBLIC",
+    ):
+        connection.exec_driver_sql(statement)
 
 
 def functions_digest() -> str:

@@ -32,14 +32,24 @@ def save(connection: sa.Connection, module: TenantModule) -> None:
     connection.execute(sa.insert(tenant_ai_modules).values(**msgspec.structs.asdict(module)))
 
 
+def is_behind_tier(connection: sa.Connection, tier: str, budget_nano_usd: int) -> bool:
+    """Whether there are tenants whose budget is their tier's, and is not what it is now."""
+    return bool(connection.scalar(sa.select(sa.exists().where(_stale(tier, budget_nano_usd)))))
+
+
 def follow_tier(connection: sa.Connection, tier: str, budget_nano_usd: int) -> dict[str, int]:
     """Give the tenants whose budget is their tier's its new amount; return the old one of each that it changed for."""
     table = tenant_ai_modules.c
-    stale = sa.and_(table.tier == tier, sa.not_(table.has_own_budget), table.budget_nano_usd != budget_nano_usd)
+    stale = _stale(tier, budget_nano_usd)
     rows = connection.execute(sa.select(table.tenant_id, table.budget_nano_usd).where(stale))
     before = {row.tenant_id: row.budget_nano_usd for row in rows}
     connection.execute(sa.update(tenant_ai_modules).where(stale).values(budget_nano_usd=budget_nano_usd))
     return before
+
+
+def _stale(tier: str, budget_nano_usd: int) -> sa.ColumnElement[bool]:
+    table = tenant_ai_modules.c
+    return sa.and_(table.tier == tier, sa.not_(table.has_own_budget), table.budget_nano_usd != budget_nano_usd)
 
 
 def find_feature(connection: sa.Connection, tenant_id: str, feature_slug: str) -> Feature | None:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from tollhouse.cli.doctor.finding import Finding, failed, ok, warning
 from tollhouse.config import Database, Secrets
 from tollhouse.errors import StartError
-from tollhouse.storage.postgres.control import CONNECTIONS, examine, shown
+from tollhouse.storage.postgres.control import CONNECTIONS, DUTY_CONNECTIONS, examine, shown
 from tollhouse.storage.schema import REVISION
 
 # The hot path's two lanes, and the one for being seen by the other instances.
-_CONNECTIONS_OF_AN_INSTANCE = CONNECTIONS + 3
+_CONNECTIONS_OF_AN_INSTANCE = CONNECTIONS + DUTY_CONNECTIONS + 3
 
 
 def examine_server(database: Database) -> Iterator[Finding]:
@@ -29,9 +29,7 @@ def examine_server(database: Database) -> Iterator[Finding]:
         yield ok("instances", f"{state.live_instances} are known as live")
     if state.may_change_ledger:
         advice = "give the service a role of its own: `tollhouse migrate --service-role NAME` grants what it needs"
-        yield warning(
-            "ledger", "this role could change rows of the ledger, or switch off what keeps it from it", advice
-        )
+        yield warning("ledger", "this role owns the ledger: it could give itself the right to change rows", advice)
     if not state.is_durable:
         yield failed("durability", "fsync or full_page_writes is off", "switch both on: a crash would lose commits")
     if state.free_connections < _CONNECTIONS_OF_AN_INSTANCE:

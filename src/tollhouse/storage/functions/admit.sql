@@ -115,6 +115,8 @@ BEGIN
                AS k (billing_period, scope, scope_id, left_nano_usd)
           JOIN ai_budget_caps c ON c.tenant_id = '' AND c.scope = 'key' AND c.scope_id = k.scope_id
          WHERE k.scope = 'key' AND k.left_nano_usd IS NULL
+               -- Not for earlier months: a late call of theirs would open its row as if it were the first.
+               AND left(c.updated_at, 7) COLLATE "C" <= k.billing_period
          ORDER BY 1, 2, 3, 4
             ON CONFLICT DO NOTHING;
         EXIT WHEN NOT FOUND AND NOT is_month_missing;

@@ -25,7 +25,8 @@ BEGIN
         THEN
             RAISE EXCEPTION 'attempts are another epoch''s' USING ERRCODE = 'TH002';
         END IF;
-        RAISE EXCEPTION '% of % attempts are there to be released', gone.count, cardinality(request_ids);
+        RAISE EXCEPTION '% of % attempts are there to be released', gone.count, cardinality(request_ids)
+              USING ERRCODE = 'TH003';
     END IF;
     PERFORM ai_move(gone.tenant_ids, gone.periods, gone.user_ids, gone.feature_slugs, gone.key_ids, gone.costs,
                     gone.ceilings, gone.ends);

@@ -1,8 +1,7 @@
 -- Ends a batch of attempts in one transaction: reservation, chain, ledger row, rollups, budgets, kept answer.
 --
--- All or none. Raises TH001 when this epoch is lost, TH002 when an attempt is another epoch's, and an exception without a
--- code of its own when one is not there to be ended, since it was ended before. What a lost instance left may be held as
--- unknown by any other.
+-- All or none. Raises TH001 when this epoch is lost, TH002 when an attempt is another epoch's, and TH003 when one was ended
+-- before. What a lost instance left may be held as unknown by any other.
 --
 -- Arguments are columns of ai_usage_log; heads numbers each row's tenant in head_tenants, from 1; bodies are the rows as
 -- hashed, up to their prev_hash (see the ledger's README); ceilings are what was reserved.
@@ -45,7 +44,7 @@ BEGIN
          WHERE r.request_id = e.request_id AND r.attempt = e.attempt
            AND e.status = 'unknown' AND r.state = 'open'
            AND (r.epoch = my_epoch
-                OR EXISTS (SELECT FROM ai_instances l WHERE l.epoch = r.epoch AND l.state = 'lost'));
+                OR EXISTS (SELECT FROM ai_instances l WHERE l.epoch = r.epoch AND l.state <> 'live'));
         GET DIAGNOSTICS changed = ROW_COUNT;
         ended := ended + changed;
     END IF;
@@ -57,12 +56,12 @@ BEGIN
         THEN
             RAISE EXCEPTION 'attempts are another epoch''s' USING ERRCODE = 'TH002';
         END IF;
-        RAISE EXCEPTION '% of % attempts are there to be ended', ended, cardinality(request_ids);
+        RAISE EXCEPTION '% of % attempts are there to be ended', ended, cardinality(request_ids)
+              USING ERRCODE = 'TH003';
     END IF;
-    IF 'adjustment' = ANY (statuses) THEN
-        -- It may come after its month was archived.
-        PERFORM ai_open_month(month) FROM (SELECT DISTINCT unnest(periods) AS month) AS months;
-    END IF;
+    -- It may come after its month was archived.
+    PERFORM ai_open_month(month) FROM (SELECT DISTINCT unnest(periods) AS month) AS months
+      WHERE to_regclass('ai_usage_log_' || replace(month, '-', '_')) IS NULL;
 
     -- The ends of the chains, which also keep two instances from writing one tenant's rollups at once.
     LOOP

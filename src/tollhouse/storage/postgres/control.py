@@ -1,14 +1,17 @@
 """The control plane's side of PostgreSQL: SQLAlchemy on psycopg, called from threads."""
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 import msgspec
 import psycopg
 import sqlalchemy as sa
 import structlog
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from tollhouse.errors import StartError, TollhouseError
 from tollhouse.storage import migrate
@@ -17,6 +20,7 @@ from tollhouse.storage.schema import ai_instances
 T = TypeVar("T")
 
 CONNECTIONS = 4
+DUTY_CONNECTIONS = 2
 CONNECT_TIMEOUT_S = 5
 
 # synchronous_commit: a commit returns after its log was fsync'd, here and on the standbys that the server names as
@@ -26,8 +30,21 @@ SETTINGS = {
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "4",
-    "idle_in_transaction_session_timeout": "10s",
+    # Locks are held by control-plane work alone between two statements, and only while it computes.
+    "idle_in_transaction_session_timeout": "3s",
+    # Functions and the control plane count on each statement seeing what was committed before it.
+    "default_transaction_isolation": "read committed",
 }
+# A server that vanished without a word is given up on in a quarter of a minute.
+_PATIENCE_OF_A_SOCKET: dict[str, Any] = {
+    "connect_timeout": CONNECT_TIMEOUT_S,
+    "keepalives_idle": 5,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+NO_LIMITS: Mapping[str, str] = MappingProxyType({})
+_LOOKING_S = 30.0
 _WRITE_TRIES = 5
 # What a write met another transaction with, or lost a race for a new row to: the same again passes.
 _RETRIED = {"40001", "40P01", "55P03", "23505"}
@@ -35,15 +52,27 @@ _LIVE = sa.select(sa.func.count()).select_from(ai_instances).where(ai_instances.
 _LOG = structlog.get_logger("tollhouse.storage")
 
 
-def open_engine(url: str, *, timeout_s: float = 30.0) -> sa.Engine:
-    """Return an engine for the control plane's statements, with a bounded pool."""
-    settings = " ".join(f"-c {name}={value}" for name, value in SETTINGS.items())
+def open_engine(
+    url: str, *, connections: int = CONNECTIONS, timeout_s: float = 30.0, limits: Mapping[str, str] = NO_LIMITS
+) -> sa.Engine:
+    """Return an engine for the control plane's statements, with a bounded pool.
+
+    Args:
+        url: the server, and the database on it.
+        connections: the most that are open at a time.
+        timeout_s: how long to wait for one of them.
+        limits: further settings of each session.
+    """
+    given = conninfo_to_dict(url).get("options") or ""
+    settings = " ".join(
+        f"-c {name}={value.replace(' ', chr(92) + ' ')}" for name, value in {**SETTINGS, **limits}.items()
+    )
     return sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: psycopg.connect(
-            url, connect_timeout=CONNECT_TIMEOUT_S, options=settings, application_name="tollhouse-control"
+            url, options=f"{given} {settings}", application_name="tollhouse-control", **_PATIENCE_OF_A_SOCKET
         ),
-        pool_size=CONNECTIONS,
+        pool_size=connections,
         max_overflow=0,
         pool_timeout=timeout_s,
         pool_pre_ping=True,
@@ -56,23 +85,29 @@ def check_schema(engine: sa.Engine, url: str) -> None:
 
     An empty one is set up, since nobody can be serving from it; an older one is left to ``tollhouse migrate``.
     """
-    try:
+    with _told_as_start_error(url, "used as a database"):
         with engine.connect() as connection:
             is_empty = migrate.schema_revision(connection) is None
         if is_empty:
             migrate_database(url)
         with engine.connect() as connection:
             problem = migrate.problem_of(connection)
+        if problem is not None:
+            raise StartError(problem)
+
+
+@contextmanager
+def _told_as_start_error(url: str, what: str) -> Iterator[None]:
+    try:
+        yield
     except StartError as error:
         told = str(error)
         raise StartError(told if told.startswith(shown(url)) else f"{shown(url)}: {told}") from error
     except sa.exc.DBAPIError as error:
         raise StartError(
-            f"{shown(url)}: cannot be used as a database: {str(error.orig).strip()}; expected a PostgreSQL server "
-            "that can be reached, a database on it, and the right user and password"
+            f"{shown(url)}: cannot be {what}: {str(error.orig).strip()}; expected a PostgreSQL server that can be "
+            "reached, a database on it, and the right user and password"
         ) from error
-    if problem is not None:
-        raise StartError(f"{shown(url)}: {problem}")
 
 
 def read_snapshot(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
@@ -129,17 +164,19 @@ def _quietly_if(is_broken: bool) -> Iterator[None]:
 
 
 def _was_committed(engine: sa.Engine, number: str) -> bool:
-    """Look up what became of a transaction whose commit was not answered.
+    """Look up what became of a transaction whose commit was not answered; False where it is not known to be.
 
     Raises:
         sqlalchemy.exc.DBAPIError: the server cannot be asked; it remains open.
     """
+    give_up_s = time.monotonic() + _LOOKING_S
     with engine.connect() as connection:
-        while True:
+        while time.monotonic() < give_up_s:
             state = connection.scalar(sa.text("SELECT pg_xact_status(CAST(:number AS xid8))"), {"number": number})
             if state != "in progress":
                 return bool(state == "committed")
             connection.execute(sa.text("SELECT pg_sleep(0.05)"))
+    return False
 
 
 def is_the_servers_trouble(error: Exception) -> bool:
@@ -173,15 +210,11 @@ def migrate_database(url: str, service_role: str | None = None) -> str | None:
     """
     engine = open_engine(url)
     try:
-        with engine.begin() as connection:
+        with _told_as_start_error(url, "migrated"), engine.begin() as connection:
             before = migrate.migrate_cluster(connection)
             if service_role is not None:
                 _grant(connection, service_role)
             return before
-    except StartError as error:
-        raise StartError(f"{shown(url)}: {error}") from error
-    except sa.exc.DBAPIError as error:
-        raise StartError(f"{shown(url)}: cannot be migrated: {str(error.orig).strip()}") from error
     finally:
         engine.dispose()
 
@@ -207,7 +240,9 @@ class ServerState(msgspec.Struct, frozen=True):
 
 
 _RIGHTS = """
-SELECT rolsuper OR has_table_privilege('ai_usage_log', 'UPDATE') OR has_table_privilege('ai_usage_log', 'DELETE')
+SELECT rolsuper
+    OR pg_has_role(current_user, (SELECT relowner FROM pg_class WHERE oid = 'ai_usage_log'::regclass), 'MEMBER')
+    OR has_table_privilege('ai_usage_log', 'UPDATE') OR has_table_privilege('ai_usage_log', 'DELETE')
     OR has_table_privilege('ai_usage_log', 'TRUNCATE') FROM pg_roles WHERE rolname = current_user"""
 _FREE = """
 SELECT current_setting('max_connections')::int - count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'"""
@@ -218,7 +253,7 @@ def examine(url: str) -> ServerState:
     """Look at a server and a database on it; changes nothing. Raises StartError when it cannot be reached."""
     engine = open_engine(url)
     try:
-        with engine.connect() as connection:
+        with _told_as_start_error(url, "used as a database"), engine.connect() as connection:
             revision = migrate.schema_revision(connection)
             is_current = revision is not None and (problem := migrate.problem_of(connection)) is None
             return ServerState(
@@ -230,23 +265,29 @@ def examine(url: str) -> ServerState:
                 free_connections=int(connection.scalar(sa.text(_FREE)) or 0),
                 is_durable=bool(connection.scalar(sa.text(_DURABLE))),
             )
-    except sa.exc.DBAPIError as error:
-        raise StartError(f"{shown(url)}: cannot be used as a database: {str(error.orig).strip()}") from error
-    except StartError as error:
-        raise StartError(f"{shown(url)}: {error}") from error
     finally:
         engine.dispose()
+
+
+# The ledger, its months and its archives: rights on a table are not those on its partitions.
+_LEDGER_TABLES = """
+SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p')
+   AND starts_with(relname, 'ai_usage_log') ORDER BY relname"""
 
 
 def _grant(connection: sa.Connection, role: str) -> None:
     driver = connection.connection.driver_connection
     assert driver is not None
+    schema = str(connection.scalar(sa.text("SELECT current_schema()")))
+    append_only = ["ai_audit_log", *connection.scalars(sa.text(_LEDGER_TABLES))]
     for statement in (
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
-        "REVOKE UPDATE, DELETE, TRUNCATE ON ai_usage_log, ai_audit_log FROM {role}",
-        "REVOKE INSERT, UPDATE, DELETE ON alembic_version FROM {role}",
+        "REVOKE UPDATE, DELETE, TRUNCATE ON {append_only} FROM {role}",
+        "REVOKE INSERT, UPDATE, DELETE ON alembic_version, ai_ledger_archives FROM {role}",
+        "GRANT EXECUTE ON FUNCTION ai_open_month(text) TO {role}",
         "GRANT USAGE ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
     ):
-        schema = connection.scalar(sa.text("SELECT current_schema()"))
-        driver.execute(sql.SQL(statement).format(schema=sql.Identifier(str(schema)), role=sql.Identifier(role)))
+        names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
+        tables = sql.SQL(", ").join(map(sql.Identifier, append_only))
+        driver.execute(sql.SQL(statement).format(append_only=tables, **names))

@@ -6,31 +6,24 @@ The control plane's statements run on threads, over a pool of their own.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import asyncpg
 import sqlalchemy as sa
-import structlog
 
-from tollhouse.errors import StartError, Unavailable
+from tollhouse.errors import StartError
 from tollhouse.storage.postgres.control import (
     CONNECT_TIMEOUT_S,
     CONNECTIONS,
+    DUTY_CONNECTIONS,
     SETTINGS,
     check_schema,
-    is_the_servers_trouble,
-    open_engine,
-    read_snapshot,
     shown,
-    write,
 )
-from tollhouse.storage.postgres.failures import unavailable
 from tollhouse.storage.postgres.lane import BatchStatement, Lane
+from tollhouse.storage.postgres.pool import ControlPool
 
 T = TypeVar("T")
-
-_LOG = structlog.get_logger("tollhouse.storage")
 
 # The hot path touches a few rows of large tables by their keys; plans made while these were small must not last.
 _LANE_SETTINGS = {
@@ -58,8 +51,8 @@ class PostgresDatabase:
         self._lanes: dict[type[object], Lane] = {}
         self._statements: dict[str, dict[type[object], BatchStatement]] = {}
         self._open_lanes: list[Lane] = []
-        self._engine: sa.Engine | None = None
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="tollhouse-control")
+        self._control: ControlPool | None = None
+        self._duties: ControlPool | None = None
 
     def handle(self, lane: str, statements: Mapping[type[object], BatchStatement]) -> None:
         """Have operations carried out by statements, on the lane of a name; to be called before ``open_lanes``."""
@@ -71,8 +64,9 @@ class PostgresDatabase:
         Raises:
             StartError: the server cannot be reached, or its schema is not this version's.
         """
-        self._engine = open_engine(self._url, timeout_s=self._timeout_s)
-        await asyncio.to_thread(check_schema, self._engine, self._url)
+        self._control = ControlPool(self._url, connections=CONNECTIONS, timeout_s=self._timeout_s)
+        await asyncio.to_thread(check_schema, self._control.engine, self._url)
+        self._duties = ControlPool(self._url, connections=DUTY_CONNECTIONS, timeout_s=self._timeout_s)
 
     async def open_lanes(self) -> None:
         """Connect the hot path; raises StartError."""
@@ -91,6 +85,7 @@ class PostgresDatabase:
             self._url,
             timeout=CONNECT_TIMEOUT_S,
             server_settings={**_LANE_SETTINGS, "application_name": self._name, **self._limits()},
+            command_timeout=self._timeout_s * 2,
             statement_cache_size=100,
             max_cached_statement_lifetime=0,
         )
@@ -106,9 +101,9 @@ class PostgresDatabase:
         # In their order: what is admitted while the first one ends still finds the other one open.
         for lane in self._open_lanes:
             await lane.close()
-        self._threads.shutdown(wait=True)
-        if self._engine is not None:
-            self._engine.dispose()
+        for pool in (self._control, self._duties):
+            if pool is not None:
+                await pool.close()
 
     @property
     def waiting(self) -> int:
@@ -123,22 +118,36 @@ class PostgresDatabase:
         return self._lanes[type(operation)].submit(operation)
 
     async def write(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._on_a_thread(write, work)
+        assert self._control is not None, "the database is not open"
+        return await self._control.write(work)
 
     async def read(self, work: Callable[[sa.Connection], T]) -> T:
-        return await self._on_a_thread(read_snapshot, work)
+        assert self._control is not None, "the database is not open"
+        return await self._control.read(work)
 
-    async def _on_a_thread(
-        self, run: Callable[[sa.Engine, Callable[[sa.Connection], T]], T], work: Callable[[sa.Connection], T]
-    ) -> T:
-        assert self._engine is not None, "the database is not open"
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, run, self._engine, work)
-        except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-            if not is_the_servers_trouble(error):
-                raise
-            _LOG.error("the database cannot be used", reason=str(getattr(error, "orig", None) or error))
-            raise unavailable() from error
-        except RuntimeError as error:
-            # The threads are gone once it is closed.
-            raise Unavailable("the service is stopping; try again shortly", retry_after_s=1) from error
+    @property
+    def reserved(self) -> "Reserved":
+        """The same database, over connections that requests cannot use up."""
+        assert self._duties is not None, "the database is not open"
+        return Reserved(self, self._duties)
+
+
+class Reserved:
+    """A database for the service's own duties: no number of slow requests keeps them from it."""
+
+    def __init__(self, database: PostgresDatabase, pool: ControlPool) -> None:
+        self._database = database
+        self._pool = pool
+
+    @property
+    def waiting(self) -> int:
+        return self._database.waiting
+
+    def submit(self, operation: object) -> "asyncio.Future[Any]":
+        return self._database.submit(operation)
+
+    async def write(self, work: Callable[[sa.Connection], T]) -> T:
+        return await self._pool.write(work)
+
+    async def read(self, work: Callable[[sa.Connection], T]) -> T:
+        return await self._pool.read(work)

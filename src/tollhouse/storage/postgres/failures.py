@@ -8,6 +8,8 @@ from tollhouse.errors import EpochLost, Unavailable, Undecided
 
 EPOCH_LOST = "TH001"
 """SQLSTATE that functions/ raise for an instance that was declared lost."""
+ENDED_BEFORE = "TH003"
+"""SQLSTATE that functions/ raise for an attempt that was ended already."""
 OTHER_EPOCH = "TH002"
 """SQLSTATE that functions/ raise for an attempt that this instance began before it was declared lost."""
 

@@ -17,6 +17,7 @@ import structlog
 
 from tollhouse.errors import InternalError, Unavailable
 from tollhouse.storage.postgres.failures import (
+    ENDED_BEFORE,
     OTHER_EPOCH,
     Meaning,
     epoch_lost,
@@ -204,6 +205,10 @@ class Lane:
         if sqlstate_of(error) == OTHER_EPOCH:
             self._deliver(job, epoch_lost())
             return
+        if sqlstate_of(error) == ENDED_BEFORE:
+            # Two instances that reconcile, or let outcomes expire, meet like this: the second comes too late.
+            self._deliver(job, InternalError("the attempt was ended before; nothing was changed"))
+            return
         _LOG.error("an operation was refused by the database", operation=type(job.operation).__name__, exc_info=error)
         failure = InternalError("the ledger refused an inconsistent entry; nothing was changed")
         failure.__cause__ = error
@@ -233,7 +238,10 @@ class Lane:
         if future.done():
             if job.is_overdue:
                 job.is_overdue = False
-                self._statements[type(job.operation)].late(job.operation, outcome)
+                try:
+                    self._statements[type(job.operation)].late(job.operation, outcome)
+                except Exception:  # noqa: BLE001 - a defect there must not end the lane, which all calls go by
+                    _LOG.exception("a late outcome was lost on a defect", operation=type(job.operation).__name__)
         elif isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:
@@ -256,9 +264,7 @@ class Lane:
         connection = await self._dial()
         try:
             await self._await_end_of_predecessor(connection)
-            self._backend = await connection.fetchrow(
-                "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = pg_backend_pid()"
-            )
+            self._backend = await _backend_of(connection)
         except BaseException:
             connection.terminate()
             raise
@@ -309,3 +315,18 @@ class Lane:
                 kept.append(job)
         self._waiting = kept
         self._sweep = self._loop.call_later(self._patience_s / _SWEEPS_PER_PATIENCE, self._expire)
+
+
+async def _backend_of(connection: asyncpg.Connection) -> tuple[int, str]:
+    """Return the number and the start of the server process behind a connection.
+
+    Raises:
+        ConnectionError: the server is a standby. What was committed may not have reached it yet: looked for there, it
+            would seem undone.
+    """
+    pid, started_at, is_standby = await connection.fetchrow(
+        "SELECT pid, backend_start::text, pg_is_in_recovery() FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    )
+    if is_standby:
+        raise ConnectionError("the server is a standby; expected the primary")
+    return pid, started_at

@@ -87,8 +87,13 @@ def _partition_ledger() -> None:
     )
     months = op.get_bind().scalars(sa.text("SELECT DISTINCT billing_period FROM ai_usage_log_before_months")).all()
     for month in months:
+        partition = f"ai_usage_log_{month.replace('-', '_')}"
+        op.execute(f"CREATE TABLE {partition} PARTITION OF ai_usage_log FOR VALUES IN ('{month}')")
+        # As ai_open_month does: neither is taken over from the table it is a part of.
         op.execute(
-            f"CREATE TABLE ai_usage_log_{month.replace('-', '_')} PARTITION OF ai_usage_log FOR VALUES IN ('{month}')"
+            f"CREATE TRIGGER ai_usage_log_no_truncate BEFORE TRUNCATE ON {partition} "
+            "EXECUTE FUNCTION ai_refuse_change()"
         )
+        op.execute(f"REVOKE UPDATE, DELETE, TRUNCATE ON {partition} FROM PUBLIC, CURRENT_USER")
     op.execute("INSERT INTO ai_usage_log SELECT * FROM ai_usage_log_before_months ORDER BY id")
     op.execute("DROP TABLE ai_usage_log_before_months")
