@@ -5,7 +5,7 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from itertools import count, islice
 
@@ -13,68 +13,64 @@ import pytest
 import uvloop
 
 from harness.calls import NANO, body_for, ceiling_nano_usd, most_input_tokens
+from harness.faults import AT_MOST, Caps, measure, new_key, set_cap
 from harness.load import Outcome, all_at_once, post, until
-from harness.service import Service, TenantId, eventually, limits, model, providers, serving
+from harness.service import Service, TenantId, eventually
 from tollhouse.testing import Behaviour, FakeProvider
 
-AT_MOST = {"input_usd": "0.80", "output_usd": "4.00"}
-BODY = body_for("edge", model="m", user_message="Call 0000 of thousands.", max_tokens=100)
+BODY = body_for("edge", model="m", user_message="Call number 00000.", max_tokens=100)
 CEILING_NANO_USD = ceiling_nano_usd(BODY, **AT_MOST)
 # A provider that uses up all it was allowed makes each call cost its ceiling. It takes a while, so that calls queue up
 # for the 100 connections there are to it.
 GREEDY = Behaviour(input_tokens=most_input_tokens(BODY), use_full_max_tokens=True, delay_s=0.02)
 
 
-@pytest.fixture(scope="module")
-def _fake() -> Iterator[FakeProvider]:
-    with FakeProvider() as fake:
-        yield fake
-
-
 @pytest.fixture
-def fake(_fake: FakeProvider) -> FakeProvider:
-    _fake.reset()
-    _fake.behave(GREEDY)
-    return _fake
-
-
-@pytest.fixture(scope="module")
-def service(_fake, tmp_path_factory) -> Iterator[Service]:
-    config = providers(_fake) + model("m", "anthropic") + limits()
-    with serving(tmp_path_factory.mktemp("service"), config) as service:
-        yield service
+def fake(fake: FakeProvider) -> FakeProvider:
+    fake.behave(GREEDY)
+    return fake
 
 
 def requests(tenant: TenantId, key: str) -> Iterator[bytes]:
     """Yield calls by one user each, of equal length and so of equal ceiling, without end."""
     for number in count():
-        message = f"Call {number % 10_000:04} of thousands."
+        message = f"Call number {number:05}."
         yield post({**BODY, "tenant_id": tenant, "user_id": number, "user_message": message}, key)
 
 
-def set_cap(service: Service, tenant: TenantId, nano_usd: int) -> None:
-    raw = f'{{"is_active": true, "budget_usd": {Decimal(nano_usd) / NANO:f}}}'.encode()
-    assert service.request("PUT", f"/admin/tenants/{tenant}", raw).status == 200
-
-
-def check(service: Service, fake: FakeProvider, tenant: TenantId, cap_nano_usd: int, outcomes: list[Outcome]) -> int:
+def check(
+    scenario: str,
+    service: Service,
+    fake: FakeProvider,
+    tenant: TenantId,
+    cap_nano_usd: int,
+    outcomes: list[Outcome],
+    seen: Sequence[Mapping[str, int]] = (),
+    caps: Caps | None = None,
+) -> int:
     """Hold the answers against receipts, rows and budget; return how many calls were served."""
     served = [outcome for outcome in outcomes if outcome.status == 200]
     receipts, rows, budget = fake.receipts(), service.rows(tenant_id=tenant), service.budget(tenant)
     billed = sum(receipt.input_tokens * 800 + receipt.output_tokens * 4000 for receipt in receipts)
-    print(
-        f"{len(outcomes)} calls: {dict(Counter(outcome.status for outcome in outcomes))}; {len(receipts)} receipts of "
-        f"{billed} nano-USD, {len(rows)} rows, cap {cap_nano_usd}, posted {budget['posted_nano_usd']}, "
-        f"reserved {budget['reserved_nano_usd']}"
+    found = measure(
+        service,
+        fake,
+        tenant,
+        outcomes,
+        cap_nano_usd=cap_nano_usd,
+        fitting=min(cap_nano_usd // CEILING_NANO_USD, len(outcomes)),
+        ceiling_of=lambda _: CEILING_NANO_USD,
+        caps=caps,
+        seen=seen,
     )
+    highest = max((each["reserved_nano_usd"] for each in seen), default=0) // CEILING_NANO_USD
+    found.check(scenario, cap=cap_nano_usd, posted=budget["posted_nano_usd"], looks=len(seen), reserved_at_once=highest)
     assert {outcome.status for outcome in outcomes} <= {200, 402}
     assert billed <= cap_nano_usd
     assert len(receipts) == len(served)
     assert sorted(row["request_id"] for row in rows) == sorted(outcome.json["request_id"] for outcome in served)
     assert {row["cost_nano_usd"] for row in rows} == {CEILING_NANO_USD}, "or this would not be the edge"
     assert (budget["posted_nano_usd"], budget["reserved_nano_usd"]) == (billed, 0)
-    assert service.open_reservations() == []
-    assert service.findings() == []
     return len(served)
 
 
@@ -97,22 +93,43 @@ def watched(service: Service, tenant: TenantId) -> Iterator[list[dict[str, int]]
         thread.join()
 
 
-def test_4000_calls_at_once_get_exactly_what_the_cap_holds(service, fake):
-    tenant, cap = service.tenant(), 2000 * CEILING_NANO_USD + CEILING_NANO_USD - 1
+def at_the_edge(scenario: str, services: list[Service], fake: FakeProvider, count: int) -> None:
+    """Make calls at once, of which half fit the cap, with all but one nano-USD of another."""
+    service = services[0]
+    tenant, cap = service.tenant(), count // 2 * CEILING_NANO_USD + CEILING_NANO_USD - 1
     set_cap(service, tenant, cap)
-    calls = list(islice(requests(tenant, service.new_key()["key"]), 4000))
+    calls = list(islice(requests(tenant, new_key(services)), count))
 
     with watched(service, tenant) as seen:
-        outcomes = uvloop.run(all_at_once(service.port, calls))
+        outcomes = uvloop.run(all_at_once([each.port for each in services], calls))
 
-    assert check(service, fake, tenant, cap, outcomes) == cap // CEILING_NANO_USD == 2000
-    assert all(budget["posted_nano_usd"] + budget["reserved_nano_usd"] <= cap for budget in seen)
-    reserved = max(budget["reserved_nano_usd"] for budget in seen) // CEILING_NANO_USD
-    print(f"{len(seen)} looks at the budget, with up to {reserved} calls reserved at the same time")
+    assert check(scenario, service, fake, tenant, cap, outcomes, seen) == cap // CEILING_NANO_USD == count // 2
 
 
-def test_the_caps_of_user_feature_and_key_are_as_hard_as_the_tenants(service, fake):
+def test_4000_calls_at_once_get_exactly_what_the_cap_holds(service, fake):
+    at_the_edge("edge, 1 process", [service], fake, 4000)
+
+
+@pytest.mark.engine("postgresql")
+def test_so_they_do_from_4_processes(instances, fake):
+    at_the_edge("edge, 4 processes", instances, fake, 4000)
+
+
+@pytest.mark.slow
+def test_10000_calls_at_once_get_exactly_what_the_cap_holds(service, fake):
+    at_the_edge("edge, 10,000 calls, 1 process", [service], fake, 10_000)
+
+
+@pytest.mark.slow
+@pytest.mark.engine("postgresql")
+def test_10000_calls_at_once_from_4_processes_get_exactly_what_the_cap_holds(instances, fake):
+    at_the_edge("edge, 10,000 calls, 4 processes", instances, fake, 10_000)
+
+
+def test_the_caps_of_user_feature_and_key_are_as_hard_as_the_tenants(service, instances, ports, fake):
     tenant, key = service.tenant(), service.new_key()
+    for each in instances:
+        eventually(lambda: each.complete({}, key=key["key"]).status == 422)  # noqa: B023
     held = {"user": 40, "feature": 70, "key": 100}
     for scope, scope_id in (("user", "7"), ("feature", "narrow")):
         path = f"/admin/tenants/{tenant}/budgets/{scope}/{scope_id}"
@@ -123,18 +140,23 @@ def test_the_caps_of_user_feature_and_key_are_as_hard_as_the_tenants(service, fa
     kinds = [{"user_id": 7, "feature_slug": "a"}, {"user_id": 8, "feature_slug": "narrow"}, {}]
     calls = [post({**BODY, "tenant_id": tenant, **kinds[number % 3]}, key["key"]) for number in range(900)]
 
-    outcomes = uvloop.run(all_at_once(service.port, calls))
+    outcomes = uvloop.run(all_at_once(ports, calls))
 
-    assert check(service, fake, tenant, held["key"] * CEILING_NANO_USD, outcomes) == held["key"]
+    served = [outcome for outcome in outcomes if outcome.status == 200]
+    assert {outcome.status for outcome in outcomes} == {200, 402}
+    assert len(served) == len(fake.receipts()) == held["key"]
+    assert service.open_reservations() == []
+    assert service.findings() == []
     spent = Counter((row["user_id"], row["feature_slug"]) for row in service.rows(tenant_id=tenant))
     assert spent["7", "a"] <= held["user"]
     assert spent["8", "narrow"] <= held["feature"]
     assert service.budget("", "key", key["key_id"])["posted_nano_usd"] == held["key"] * CEILING_NANO_USD
 
 
-def test_a_cap_that_is_lowered_and_raised_under_load_holds_at_each_moment(service, fake):
-    tenant, key = service.tenant(), service.new_key()["key"]
-    set_cap(service, tenant, 50 * CEILING_NANO_USD)
+def test_a_cap_that_is_lowered_and_raised_under_load_holds_at_each_moment(service, instances, ports, fake):
+    tenant, key = service.tenant(), new_key(instances)
+    caps = Caps(service, tenant)
+    caps.set(50 * CEILING_NANO_USD)
     served_under_lowered: list[int] = []
 
     def served() -> int:
@@ -142,23 +164,23 @@ def test_a_cap_that_is_lowered_and_raised_under_load_holds_at_each_moment(servic
 
     def change() -> None:
         eventually(lambda: served() == 50)
-        set_cap(service, tenant, 300 * CEILING_NANO_USD)
+        caps.set(300 * CEILING_NANO_USD)
         eventually(lambda: served() >= 120)
         # In the midst of it, to below what is spent already.
-        set_cap(service, tenant, 100 * CEILING_NANO_USD)
+        caps.set(100 * CEILING_NANO_USD)
         eventually(lambda: service.budget(tenant)["reserved_nano_usd"] == 0)
         served_under_lowered.append(served())
         time.sleep(0.2)
         served_under_lowered.append(served())
-        set_cap(service, tenant, 400 * CEILING_NANO_USD)
+        caps.set(400 * CEILING_NANO_USD)
         eventually(lambda: served() == 400)
         time.sleep(0.2)
 
     endless = enumerate(requests(tenant, key))
     with watched(service, tenant) as seen:
-        outcomes = uvloop.run(until(lambda: asyncio.to_thread(change), service.port, endless, callers=20))
+        outcomes = uvloop.run(until(lambda: asyncio.to_thread(change), ports, endless, callers=20))
 
-    assert check(service, fake, tenant, 400 * CEILING_NANO_USD, outcomes) == 400
+    assert check("cap raised and lowered", service, fake, tenant, 400 * CEILING_NANO_USD, outcomes, seen, caps) == 400
     assert 120 <= served_under_lowered[0] <= 300
     assert served_under_lowered[0] == served_under_lowered[1]
     highest = max(budget["cap_nano_usd"] for budget in seen)

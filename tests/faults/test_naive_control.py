@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 import sqlite3
 
+import psycopg
 import pytest
 
+from harness import engines
 from harness.books import Books, run_on_books
 from tollhouse.errors import BudgetExceeded
 
@@ -20,16 +22,23 @@ class NaiveBudget:
         self._checking, self._debiting = checking, debiting
 
     async def reserve(self, ceiling):
-        ((left,),) = self._checking.execute("SELECT cap_nano_usd - reserved_nano_usd FROM ai_budgets")
+        ((left,),) = self._checking.execute("SELECT cap_nano_usd - reserved_nano_usd FROM ai_budgets").fetchall()
         if left < ceiling:
             raise BudgetExceeded("the naive budget is spent")
         # What every gateway does here: ask a cache, write a log, look up a route.
         await asyncio.sleep(0)
-        self._debiting.execute("UPDATE ai_budgets SET reserved_nano_usd = reserved_nano_usd + ?", (ceiling,))
+        self._debiting.execute(f"UPDATE ai_budgets SET reserved_nano_usd = reserved_nano_usd + {ceiling}")
 
 
 def connected(folder):
-    return contextlib.closing(sqlite3.connect(folder / "books.db", isolation_level=None))
+    if engines.current() == "sqlite":
+        return contextlib.closing(sqlite3.connect(folder / "books.db", isolation_level=None))
+    return psycopg.connect(engines.database_url(folder / "books.db"), autocommit=True)
+
+
+@pytest.fixture(autouse=True)
+def _on_each_engine(on_each_engine):
+    """All these tests run on each engine."""
 
 
 async def check_that_the_cap_holds(books, reserve):
@@ -91,6 +100,7 @@ def test_a_naive_budget_does_not_pass(tmp_path):
             with pytest.raises(AssertionError):
                 await check_that_the_cap_holds(books, naive.reserve)
         _, _, reserved = await books.budget()
+        print(f"\nCONTROL {engines.current()} naive check-then-debit: overspend_nano_usd={max(0, reserved - CAP)}")
         assert reserved > CAP, "the naive budget was to be overspent by calls at once"
 
     run_on_books(tmp_path, scenario, is_consistent=False)

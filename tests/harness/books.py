@@ -32,13 +32,14 @@ from tollhouse.ledger.verify import Report, verify
 from tollhouse.providers.base import Usage
 from tollhouse.storage import migrate
 from tollhouse.storage.database import Database
-from tollhouse.storage.schema import ai_budgets, ai_rate_limits, ai_reservations, ai_usage_log
+from tollhouse.storage.schema import ai_budgets, ai_instances, ai_rate_limits, ai_reservations, ai_usage_log
 from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.tenants import store as tenants
 from tollhouse.tenants.model import Feature, TenantModule
 
 _numbers = count(1)
 LEASE_S = 10
+_LIVE_EPOCHS = sa.select(ai_instances.c.epoch).where(ai_instances.c.state == "live").order_by(ai_instances.c.epoch)
 
 
 def reservation(ceiling: int = 100, *, at: str = "2026-04-10T12:00:00.000Z", **changes: Any) -> Reservation:
@@ -91,6 +92,31 @@ class Books:
         self.gate = Gate(database)
         self.ledger = ledger
         self.membership = membership
+
+    async def recover(self) -> int:
+        """Enter what a former process left behind as unknown, as the next start does; return how many attempts."""
+        if self.membership is None:
+            return await self.ledger.recover()
+        for epoch in await self.database.read(lambda connection: list(connection.scalars(_LIVE_EPOCHS))):
+            if epoch != self.epoch:
+                await self.declare_lost(epoch)
+        return await self.hold_lost()
+
+    async def declare_lost(self, epoch: int) -> bool:
+        """Declare the instance of an epoch lost, which has not beaten since; return whether it was live."""
+        beat = sa.select(ai_instances.c.beat).where(ai_instances.c.epoch == epoch).scalar_subquery()
+        declare = sa.select(sa.func.ai_declare_lost(epoch, beat, utc_text(self.clock.now_ms())))
+        return bool(await self.database.write(lambda connection: connection.scalar(declare)))
+
+    async def hold_lost(self) -> int:
+        """Enter what lost instances left behind as unknown; return how many attempts."""
+        return await self.ledger.hold_lost(await self.database.read(budgets.left_by_lost))
+
+    @property
+    def epoch(self) -> int:
+        """Which life of an instance these books are open in, on PostgreSQL."""
+        assert self.membership is not None
+        return self.membership._lease.epoch
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass for everybody: the rate limits of several instances go by their database's clock."""
@@ -230,10 +256,7 @@ async def _open_cluster(path: Path, clock: FakeClock, **limits: int) -> AsyncIte
     lease = Lease(clock, LEASE_S)
     database, ledger = assemble_cluster(engines.database_url(path), clock, lease, timeout_s=5, **limits)
 
-    async def keys_changed() -> None:
-        return
-
-    membership = Membership(database.dial, clock, lease, when_lost=lambda: None, when_keys_changed=keys_changed)
+    membership = Membership(database.dial, clock, lease, when_lost=lambda: None, when_keys_changed=lambda: None)
     await database.open()
     try:
         await membership.join()
@@ -259,5 +282,25 @@ def run_on_books(
             await scenario(books)
             report = await books.verify()
             assert report.is_consistent == is_consistent, msgspec.json.encode(report.findings)
+
+    asyncio.run(main())
+
+
+def run_on_two(
+    folder: Path,
+    scenario: Callable[[Books, Books], Awaitable[None]],
+    *,
+    clock: FakeClock | None = None,
+    **limits: int,
+) -> None:
+    """Run a scenario on new books that two instances share, and that have to be consistent when it ends."""
+
+    async def main() -> None:
+        now = clock or FakeClock()
+        async with open_books(folder / "books.db", now, **limits) as one:
+            async with open_books(folder / "books.db", now, **limits) as other:
+                await scenario(one, other)
+            report = await one.verify()
+            assert report.is_consistent, msgspec.json.encode(report.findings)
 
     asyncio.run(main())

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -19,11 +20,17 @@ class Outcome:
     Attributes:
         number: the call's, as given.
         status: None when the connection broke before the whole answer was there.
+        retry_after: the answer's header.
+        sent_s: when it was sent, and
+        answered_s: when its end was known, both on the monotonic clock.
     """
 
     number: int
     status: int | None
     body: bytes = field(repr=False, default=b"")
+    retry_after: str | None = None
+    sent_s: float = 0.0
+    answered_s: float = 0.0
 
     @property
     def json(self) -> Any:
@@ -52,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._parser: Any = None
         self._body: list[bytes] = []
         self.is_open = False
+        self.retry_after: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
@@ -67,9 +75,16 @@ class Connection(asyncio.Protocol):
             return None
         self._parser = httptools.HttpResponseParser(self)
         self._body = []
+        self.retry_after = None
         self._answer = asyncio.get_running_loop().create_future()
         self._transport.write(request)
         return await self._answer
+
+    async def call(self, number: int, request: bytes) -> Outcome:
+        """Send a request; return what became of it."""
+        sent_s = time.monotonic()
+        status, body = await self.ask(request) or (None, b"")
+        return Outcome(number, status, body, self.retry_after, sent_s, time.monotonic())
 
     def close(self) -> None:
         if self._transport is not None:
@@ -80,6 +95,10 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after":
+            self.retry_after = value.decode()
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
@@ -100,56 +119,75 @@ async def connect(port: int) -> Connection:
     return connection
 
 
-async def all_at_once(port: int, requests: Sequence[bytes]) -> list[Outcome]:
-    """Open a connection for each request, and when all are open, send all of them in one go."""
+async def all_at_once(port: int | Sequence[int], requests: Sequence[bytes]) -> list[Outcome]:
+    """Open a connection for each request, and when all are open, send all of them in one go.
+
+    Args:
+        port: where to; of several, each gets its share.
+        requests: numbered from 0.
+    """
+    ports = _ports(port)
     connections: list[Connection] = []
     try:
         for start in range(0, len(requests), 500):
-            connections += await asyncio.gather(*(connect(port) for _ in requests[start : start + 500]))
+            numbers = range(start, min(start + 500, len(requests)))
+            connections += await asyncio.gather(*(connect(ports[number % len(ports)]) for number in numbers))
         async with asyncio.timeout(_PATIENCE_S):
-            answers = await asyncio.gather(
-                *(each.ask(request) for each, request in zip(connections, requests, strict=True))
-            )
+            calls = (each.call(number, requests[number]) for number, each in enumerate(connections))
+            return await asyncio.gather(*calls)
     finally:
         for connection in connections:
             connection.close()
-    return [Outcome(number, *(answer or (None, b""))) for number, answer in enumerate(answers)]
 
 
 async def until(
-    stop: Callable[[], Awaitable[object]], port: int, requests: Iterable[tuple[int, bytes]], *, callers: int
+    stop: Callable[[], Awaitable[object]],
+    port: int | Sequence[int],
+    requests: Iterable[tuple[int, bytes]],
+    *,
+    callers: int,
+    patience_s: float = _PATIENCE_S,
 ) -> list[Outcome]:
     """Have callers send one request after the other until ``stop`` returns; return what became of each sent.
 
-    A caller whose connection breaks opens another; one that cannot connect waits a little.
+    A caller whose connection breaks opens another; one that cannot connect, or is told 503, waits a little.
 
     Args:
+        port: where to; of several, each gets its share of the callers.
         requests: number and request; endless.
         callers: how many call at the same time.
+        patience_s: after which the test has failed.
     """
+    ports = _ports(port)
     outcomes: list[Outcome] = []
     numbered = iter(requests)
     has_stopped = asyncio.Event()
 
-    async def call() -> None:
+    async def call(its_port: int) -> None:
         connection: Connection | None = None
         try:
             while not has_stopped.is_set():
                 if connection is None or not connection.is_open:
                     try:
-                        connection = await connect(port)
+                        connection = await connect(its_port)
                     except OSError:
                         await asyncio.sleep(0.01)
                         continue
                 number, request = next(numbered)
-                outcomes.append(Outcome(number, *(await connection.ask(request) or (None, b""))))
+                outcomes.append(await connection.call(number, request))
+                if outcomes[-1].status == 503:
+                    await asyncio.sleep(0.02)
         finally:
             if connection is not None:
                 connection.close()
 
-    async with asyncio.timeout(_PATIENCE_S), asyncio.TaskGroup() as tasks:
-        for _ in range(callers):
-            tasks.create_task(call())
+    async with asyncio.timeout(patience_s), asyncio.TaskGroup() as tasks:
+        for number in range(callers):
+            tasks.create_task(call(ports[number % len(ports)]))
         await stop()
         has_stopped.set()
     return outcomes
+
+
+def _ports(port: int | Sequence[int]) -> Sequence[int]:
+    return [port] if isinstance(port, int) else port

@@ -321,14 +321,15 @@ def _template(prepare: Prepare) -> str:
     return name
 
 
-def new_database(prepare: Prepare | None = None) -> str:
+def new_database(prepare: Prepare | None = None, template: str | None = None) -> str:
     """Return the URL of a new database on the shared server.
 
     Args:
+        template: the name of a database to copy, which nobody is connected to.
         prepare: fills it. It is called once per process, on a template that databases are then copied from, and so has
             to be the same object every time: a function of a module, not a lambda or a method.
     """
-    template = _template(prepare) if prepare else None
+    template = _template(prepare) if prepare else template
     name = f"test_{next(_numbers):05}"
     shared_server().create_database(name, template)
     return shared_server().url(name)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from harness.calls import NANO, body_for
 from harness.load import Outcome, post
@@ -21,11 +22,16 @@ def numbered(tenant: TenantId, key: str, *, start: int = 0, is_idempotent: bool 
         yield number, numbered_call(number, tenant, key, is_idempotent=is_idempotent)
 
 
-def numbered_call(number: int, tenant: TenantId, key: str, *, is_idempotent: bool = False) -> bytes:
+def numbered_body(number: int, tenant: TenantId, **changes: object) -> dict[str, Any]:
+    """Return the body of the call with a number."""
+    fields = {"model": "m", "user_id": number, "user_message": f"Call number {number}.", "max_tokens": 50}
+    return body_for(tenant, **{**fields, **changes})
+
+
+def numbered_call(number: int, tenant: TenantId, key: str, *, is_idempotent: bool = False, **changes: object) -> bytes:
     """Return the call with a number."""
-    body = body_for(tenant, model="m", user_id=number, user_message=f"Call number {number}.", max_tokens=50)
     headers = {"idempotency_key": f"call-{number}"} if is_idempotent else {}
-    return post(body, key, **headers)
+    return post(numbered_body(number, tenant, **changes), key, **headers)
 
 
 def number_of(receipt: Receipt) -> int:

@@ -33,6 +33,8 @@ TenantId = int | str
 
 ADMIN_KEY = "admin-key-of-the-tests-0123456789"
 PROVIDER_KEY = "sk-4cc0unt-of-the-tests-0123456789"
+SECRETS = {"TEST_ADMIN_KEY": ADMIN_KEY, "TEST_PROVIDER_KEY": PROVIDER_KEY}
+"""The environment that configurations of tests name."""
 # Short, so that what a killed instance left is held soon; on SQLite it means nothing.
 LEASE_S = 2
 DATABASE_KEYS = f"lease_s = {LEASE_S}\n"
@@ -82,28 +84,30 @@ class Service:
         directory: where configuration, database and logs are.
         config: the configuration but for its server, database and auth sections.
         server: further keys of the server section.
+        database: the file of the database, or what stands for it on a server.
+        url: a database that is there already, such as another instance's, in its place.
+
+    Attributes:
+        program: what the interpreter runs, ahead of the command.
+        environ: the environment of the process.
     """
 
-    def __init__(self, directory: Path, config: str, *, server: str = "", database: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, config: str, *, server: str = "", database: Path | None = None, url: str | None = None
+    ) -> None:
         self.directory = directory
-        # The file of the database, or what stands for it on a server.
         self.database = database or directory / "tollhouse.db"
-        self.database_url = engines.database_url(self.database)
+        self.database_url = url or engines.database_url(self.database)
         self.config_file = directory / "tollhouse.toml"
         self.log_file = directory / "log"
         self.port = 0
+        self.program: list[str | Path] = ["-m", "tollhouse"]
         self._process: subprocess.Popen[bytes] | None = None
         self.config_file.write_text(
             f'[server]\nport = 0\n{server}\n[database]\nurl = "{self.database_url}"\n{DATABASE_KEYS}'
             f'[auth]\nadmin_key = "env:TEST_ADMIN_KEY"\n{config}'
         )
-        self._environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("TOLLHOUSE_")},
-            "TEST_ADMIN_KEY": ADMIN_KEY,
-            "TEST_PROVIDER_KEY": PROVIDER_KEY,
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
-        }
+        self.environ = {**_environ(), **SECRETS, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
 
     # Its life.
 
@@ -111,11 +115,11 @@ class Service:
         """Start the process and wait until it serves; its log goes on in the same file."""
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tollhouse", "serve", "-c", self.config_file],
+                [sys.executable, *self.program, "serve", "-c", self.config_file],
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=self.directory,
-                env=self._environ,
+                env=self.environ,
             )
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT_S)
@@ -241,17 +245,51 @@ class Service:
         """Return what ``tollhouse verify`` would find, without the seconds that a process takes to start."""
         return read_books(Database(url=self.database_url), verify).findings
 
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command with this service's configuration, beside the process too."""
+        return run(self.directory, *arguments, "-c", str(self.config_file), **SECRETS)
+
     def verify(self) -> subprocess.CompletedProcess[str]:
         """Run ``tollhouse verify``, which works beside the process too."""
-        return subprocess.run(
-            [sys.executable, "-m", "tollhouse", "verify", "-c", self.config_file],
-            capture_output=True,
-            text=True,
-            cwd=self.directory,
-            env=self._environ,
-            timeout=_STOP_TIMEOUT_S,
-            check=False,
-        )
+        return self.run("verify")
+
+
+def _environ() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TOLLHOUSE_")}
+
+
+def run(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, which has to end by itself, in a directory."""
+    return subprocess.run(
+        [sys.executable, "-m", "tollhouse", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=directory,
+        env=_environ() | environ,
+        timeout=_STOP_TIMEOUT_S,
+        check=False,
+    )
+
+
+def refused(result: subprocess.CompletedProcess[str]) -> str:
+    """Return why a command could not do its work, once it is known to have been told as it should."""
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.splitlines()
+    assert lines
+    assert all(line.startswith("tollhouse: error: ") for line in lines), result.stderr
+    return result.stderr
+
+
+def change_by_hand(url: str, statement: str) -> None:
+    """Change a database as somebody with a shell could."""
+    if url.startswith("postgresql:"):
+        with psycopg.connect(url) as server:
+            server.execute(statement.encode())
+        return
+    with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file, file:
+        file.execute(statement)
 
 
 def reply_to(connection: http.client.HTTPConnection) -> Reply:
@@ -303,7 +341,9 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serving(directory: Path, config: str, *, server: str = "", database: Path | None = None) -> Iterator[Service]:
+def serving(
+    directory: Path, config: str, *, server: str = "", database: Path | None = None, url: str | None = None
+) -> Iterator[Service]:
     """Run a service; see ``Service``."""
-    with Service(directory, config, server=server, database=database) as service:
+    with Service(directory, config, server=server, database=database, url=url) as service:
         yield service

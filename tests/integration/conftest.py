@@ -1,4 +1,4 @@
-"""A control plane served over real HTTP, on a real database."""
+"""Each test runs on each engine, unless it is marked for one; and a control plane served over real HTTP."""
 
 import asyncio
 import http.client
@@ -13,44 +13,36 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import sqlalchemy as sa
 import uvicorn
 
+from harness import engines
+from harness.books import open_books
+from harness.clock import FakeClock
 from tollhouse.admin.service import Administration
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health
 from tollhouse.billing.service import UsageReports
 from tollhouse.budgets.model import Reservation
 from tollhouse.gate.admission import Admission
-from tollhouse.gate.ratelimit import RateLimiter
-from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.clock import billing_period, utc_text
-from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
 from tollhouse.providers.base import Usage
 from tollhouse.reconciliation.model import PriceOf
 from tollhouse.reconciliation.service import Reconciliation
-from tollhouse.storage.sqlite import SqliteDatabase
+from tollhouse.storage.database import Database
 from tollhouse.telemetry.metrics import Metrics
 
 ADMIN = "the-admin-key-of-the-configuration"
 USD = 1_000_000_000
-APRIL_MS = 1_775_300_000_000
 
 
-class StoppedClock:
-    """Stands at noon of an April day, until it is set."""
-
-    def __init__(self) -> None:
-        self.at_ms = APRIL_MS
-
-    def now_ms(self) -> int:
-        return self.at_ms
-
-    def monotonic_s(self) -> float:
-        return self.at_ms / 1000
+@pytest.fixture(autouse=True)
+def _on_each_engine(on_each_engine: None) -> None:
+    """Fixtures that outlive a test and hold a database have to ask for ``engine``, so that each gets its own."""
 
 
 class Answer:
@@ -80,32 +72,38 @@ class Plane:
     """A running control plane: asked over HTTP, while its database takes calls as the hot path would make them."""
 
     def __init__(self, path: Path) -> None:
-        self.clock = StoppedClock()
+        self.clock = FakeClock("2026-04-04T10:53:20Z")
         self.loop = asyncio.new_event_loop()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._run)
         self.port = self._listener.getsockname()[1]
         self.calls = 0
         self.path = path
-        ready = threading.Event()
-        self._ready = ready
+        self.server: uvicorn.Server | None = None
+        self._ready = threading.Event()
         self._thread.start()
-        assert ready.wait(20)
+        assert self._ready.wait(20)
+        assert self.server is not None, "it starts"
 
     def _run(self) -> None:
-        self.loop.run_until_complete(self._serve())
+        try:
+            self.loop.run_until_complete(self._serve())
+        finally:
+            # Whoever waits for a plane that cannot be is told at once.
+            self._ready.set()
 
     async def _serve(self) -> None:
-        database = self.database = SqliteDatabase(self.path)
-        SqliteGate(self.clock, RateLimiter(requests_per_minute=0, burst=1)).handle_on(database)
-        sqlite_ledger.handle_on(database)
-        database.open()
+        async with open_books(self.path, self.clock) as books:
+            await self._serve_from(books.database, books.ledger)
+
+    async def _serve_from(self, database: Database, ledger: Ledger) -> None:
+        self.database = database
         keyring = Keyring(database, b"p" * 32)
         await keyring.load()
         keyring.trust(ADMIN, Principal("admin", "admin", "super-admin", None))
         tiers = {"starter": 2 * USD, "growth": 10 * USD}
         administration = Administration(database, keyring, self.clock, tiers=tiers, default_tier="starter")
-        ledger, metrics = Ledger(database, self.clock), Metrics()
+        metrics = Metrics()
         app = control_plane(
             administration=administration,
             usage=UsageReports(database, self.clock),
@@ -119,9 +117,9 @@ class Plane:
         self.server = uvicorn.Server(config)
         self._ready.set()
         await self.server._serve([self._listener])
-        await database.close()
 
     def stop(self) -> None:
+        assert self.server is not None
         self.server.should_exit = True
         self._thread.join(20)
         self.loop.close()
@@ -152,7 +150,7 @@ class Plane:
     ) -> None:
         """Admit a call and settle it at its cost; with ``cost`` None it stays reserved."""
         self.calls += 1
-        now = utc_text(self.clock.at_ms)
+        now = utc_text(self.clock.now_ms())
         reservation = Reservation(
             request_id=f"req_{self.calls}",
             attempt=1,
@@ -165,7 +163,7 @@ class Plane:
             provider="anthropic",
             price_version="test",
             ceiling_nano_usd=ceiling,
-            billing_period=billing_period(self.clock.at_ms),
+            billing_period=billing_period(self.clock.now_ms()),
             created_at=now,
         )
         self.wait_for(self._submitted(Admission(reservation)))
@@ -178,6 +176,10 @@ class Plane:
 
     def wait_for(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+
+    def query(self, statement: str) -> list[Any]:
+        """Return the rows that a statement finds in the database."""
+        return list(self.wait_for(self.database.read(lambda connection: connection.execute(sa.text(statement)).all())))
 
     def tenant(self, tenant_id: int | str = 42, **changes: Any) -> Any:
         answer = self("PUT", f"/admin/tenants/{quote(str(tenant_id), safe='')}", {"is_active": True, **changes})
@@ -194,7 +196,7 @@ class Plane:
 
 
 @pytest.fixture(scope="module")
-def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
+def plane(engine: engines.Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
     """One for all tests of a file: each of them has tenants of its own."""
     plane = Plane(tmp_path_factory.mktemp("plane") / "t.db")
     yield plane

@@ -1,6 +1,5 @@
 """Administration over real HTTP, on a real database."""
 
-import sqlite3
 from decimal import Decimal
 
 import pytest
@@ -263,7 +262,7 @@ def test_a_changed_budget_holds_in_the_running_month_at_once_and_in_the_next(fre
         "pct_used": Decimal("83.3"),
         "reserved_usd": 0,
     }
-    plane.clock.at_ms += 30 * 86_400_000
+    plane.clock.advance(30 * 86_400)
     assert plane("GET", "/ai/usage/tenants").json[0]["spent_usd"] == 0
     assert plane("GET", "/ai/usage/tenants").json[0]["budget_usd"] == 6
     plane.tenant(42, budget_usd=8)
@@ -348,15 +347,14 @@ def test_a_key_is_capped_over_all_its_tenants(plane):
 def test_administration_is_for_super_admins_alone(plane, method, path, body):
     tables = ["tenant_ai_modules", "tenant_ai_features", "ai_budget_caps", "ai_service_keys"]
     keys = {role: plane.new_key(role=role)["key"] for role in ("service", "reader")}
-    with sqlite3.connect(plane.path) as database:
-        before = [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
-        for key in keys.values():
-            answer = plane(method, path, body, key=key)
-            assert (answer.status, answer.error[0]) == (403, "ai_forbidden")
-        for key in (None, "", "th_unknown", keys["service"] + "x", keys["service"][:-1]):
-            answer = plane(method, path, body, key=key)
-            assert (answer.status, answer.error[0]) == (401, "ai_unauthorized")
-        assert [database.execute(f"SELECT * FROM {table}").fetchall() for table in tables] == before
+    before = [plane.query(f"SELECT * FROM {table}") for table in tables]
+    for key in keys.values():
+        answer = plane(method, path, body, key=key)
+        assert (answer.status, answer.error[0]) == (403, "ai_forbidden")
+    for key in (None, "", "th_unknown", keys["service"] + "x", keys["service"][:-1]):
+        answer = plane(method, path, body, key=key)
+        assert (answer.status, answer.error[0]) == (401, "ai_unauthorized")
+    assert [plane.query(f"SELECT * FROM {table}") for table in tables] == before
 
 
 def test_a_made_super_admin_key_may_administer_and_is_named_in_the_audit_log(plane):
@@ -399,12 +397,9 @@ def test_the_audit_log_holds_no_key_and_no_digest(fresh_plane):
     plane = fresh_plane
     made = plane.new_key(tenants=[42], budget_usd=1)
     plane("DELETE", f"/admin/keys/{made['key_id']}")
-    with sqlite3.connect(plane.path) as database:
-        (digest,) = database.execute("SELECT digest FROM ai_service_keys").fetchone()
-        rows = repr(database.execute("SELECT * FROM ai_audit_log").fetchall())
-        everything = repr(
-            [database.execute(f"SELECT * FROM {t}").fetchall() for t in ("ai_service_keys", "ai_settings")]
-        )
+    ((digest,),) = plane.query("SELECT digest FROM ai_service_keys")
+    rows = repr(plane.query("SELECT * FROM ai_audit_log"))
+    everything = repr([plane.query(f"SELECT * FROM {table}") for table in ("ai_service_keys", "ai_settings")])
     assert "key.created" in rows
     assert digest not in rows
     assert made["key"] not in rows + everything

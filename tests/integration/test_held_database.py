@@ -14,6 +14,8 @@ from harness.calls import body_for
 from harness.service import Service, eventually, limits, model, providers, serving
 from tollhouse.testing import Behaviour, FakeProvider
 
+pytestmark = pytest.mark.engine("sqlite")
+
 _OTHER_PROGRAM = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None, timeout=20)

@@ -7,6 +7,9 @@ from html.parser import HTMLParser
 import pytest
 import sqlalchemy as sa
 
+from harness import engines
+from harness.postgres import shared_server
+
 OPEN = ["/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"]
 
 
@@ -34,9 +37,16 @@ def test_metrics_are_in_prometheus_text_format(plane):
     assert b"\ntollhouse_unwritten_endings 0.0\n" in answer.body
 
 
-def test_a_ledger_that_cannot_be_written_is_not_ready_and_unhealthy_while_the_process_lives(fresh_plane):
-    drop = sa.text("DROP TABLE ai_settings")
-    fresh_plane.wait_for(fresh_plane.database.write(lambda connection: connection.execute(drop).close()))
+def test_a_ledger_that_cannot_be_written_is_not_ready_and_unhealthy_while_the_process_lives(fresh_plane, engine):
+    if engine == "sqlite":
+        drop = sa.text("DROP TABLE ai_settings")
+        fresh_plane.wait_for(fresh_plane.database.write(lambda connection: connection.execute(drop).close()))
+    else:
+        # As where another server has become the primary.
+        name = engines.database_url(fresh_plane.path).rpartition("/")[2]
+        shared_server().execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        for pid in shared_server().backend_pids(name):
+            shared_server().execute(f"SELECT pg_terminate_backend({pid})")
     assert fresh_plane("GET", "/livez").status == 200
     ready = fresh_plane("GET", "/readyz")
     assert (ready.status, ready.error[0], ready.headers["retry-after"]) == (503, "ai_unavailable", "1")

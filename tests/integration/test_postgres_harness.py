@@ -9,6 +9,8 @@ import pytest
 
 from harness.postgres import PostgresServer, fresh_database, new_database, shared_server
 
+pytestmark = pytest.mark.engine("postgresql")
+
 _prepared: list[str] = []
 
 

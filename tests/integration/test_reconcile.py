@@ -1,19 +1,15 @@
 """Calls of unknown outcome, from the service that held them to the command that resolves them."""
 
 import json
-import os
-import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 
 import pytest
 
 from harness.calls import body_for
-from harness.service import ADMIN_KEY, PROVIDER_KEY, Service, limits, model, provider, serving
+from harness.service import Service, change_by_hand, limits, model, provider, serving
 from tollhouse.testing import Behaviour, FakeProvider
 
 # One nano-USD a token and fifty, whichever way the provider counts.
@@ -77,24 +73,10 @@ def export(span: tuple[int, int], *, requests: int, input_tokens: int, output_to
     return json.dumps({"object": "page", "data": [bucket], "has_more": False, "next_page": None})
 
 
-def run(service: Service, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command with the service's configuration."""
-    environ = {**os.environ, "TEST_ADMIN_KEY": ADMIN_KEY, "TEST_PROVIDER_KEY": PROVIDER_KEY}
-    return subprocess.run(
-        [sys.executable, "-m", "tollhouse", *arguments, "-c", service.config_file],
-        capture_output=True,
-        text=True,
-        cwd=service.directory,
-        env=environ,
-        timeout=60,
-        check=False,
-    )
-
-
 def reconcile(service: Service, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     file = service.directory / "export"
     file.write_text(text)
-    return run(service, "reconcile", "--provider", "openai", "--file", str(file), *arguments)
+    return service.run("reconcile", "--provider", "openai", "--file", str(file), *arguments)
 
 
 def money(service: Service, tenant) -> tuple[int, int]:
@@ -186,6 +168,7 @@ def test_a_spreadsheet_of_another_provider_will_do(service, fake):
     assert money(service, tenant) == (130 + 50 * 28, 0)
 
 
+@pytest.mark.engine("sqlite")
 @pytest.mark.parametrize(
     ("text", "arguments", "exit_code", "told"),
     [
@@ -221,7 +204,7 @@ def test_a_running_service_frees_what_was_held_for_long_enough(service, fake):
     calls(service, fake, tenant, settled=0, lost=1)
     assert service.terminate() == 0
     # The clock cannot be set, so the reservation is made older than the hold.
-    _age_reservations(service)
+    change_by_hand(service.database_url, "UPDATE ai_reservations SET created_at = '2026-01-01T00:00:00.000Z'")
 
     service.start()
 
@@ -232,8 +215,3 @@ def test_a_running_service_frees_what_was_held_for_long_enough(service, fake):
     (row,) = service.rows(tenant_id=tenant, status="adjustment")
     assert (row["finish_reason"], row["cost_nano_usd"]) == ("expired", 0)
     assert money(service, tenant) == (0, 0)
-
-
-def _age_reservations(service: Service) -> None:
-    with closing(sqlite3.connect(service.database)) as connection, connection:
-        connection.execute("UPDATE ai_reservations SET created_at = '2026-01-01T00:00:00.000Z'")

@@ -13,7 +13,7 @@ PRICE = "input = 1, output = 5, cached_input = 0.1, cache_write = 1.25, cache_wr
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
+def running(engine, tmp_path_factory):
     with FakeProvider() as fake:
         models = "".join(model(kind, kind, price=PRICE) for kind in COVERED)
         with serving(tmp_path_factory.mktemp("recorded"), providers(fake) + models + limits()) as service:

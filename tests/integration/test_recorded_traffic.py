@@ -10,6 +10,9 @@ from harness.recorded import COVERED, EXPECTATIONS, exchanges
 from tollhouse.providers.base import Rejected, Usage, WireResponse
 from tollhouse.providers.registry import DEFAULT_BASE_URLS, adapter_for
 
+# There is no database in it: once is enough.
+pytestmark = pytest.mark.engine("sqlite")
+
 
 def wire(exchange: dict[str, Any]) -> WireResponse:
     headers = {"content-type": exchange["content_type"]}

@@ -1,8 +1,11 @@
 """The books on a real database against the plainest model of them: a list of attempts and a dictionary of caps."""
 
 import asyncio
+import copy
+import itertools
 import shutil
 import tempfile
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from harness import engines
 from harness.books import open_books, reservation, settlement
 from harness.clock import FakeClock
+from harness.postgres import shared_server
 from tollhouse.budgets.model import BudgetKey, Reservation, Scope
 from tollhouse.kit.money import nano_usd, usd
 from tollhouse.ledger.verify import Report, verify
 from tollhouse.providers.base import Usage
 from tollhouse.storage.schema import ai_budgets, ai_reservations, ai_usage_daily, ai_usage_log, ai_usage_monthly
-from tollhouse.storage.sqlite import read_snapshot
 
 # A failing example is made small before it is shown.
 pytestmark = pytest.mark.timeout(1800)
@@ -163,9 +167,19 @@ class Model:
 MEMORY = Path("/dev/shm")
 
 
+# What happens at once, in the orders in which it may seem to have happened.
+AT_ONCE = ("change", "admit", "settle")
+
+
 class BooksMachine(RuleBasedStateMachine):
+    engine: engines.Engine = "sqlite"
+    # In one transaction a change comes first, then the calls, then what ends.
+    orders: Sequence[tuple[str, ...]] = (AT_ONCE,)
+
     def __init__(self):
         super().__init__()
+        self.using = engines.using(self.engine)
+        self.using.__enter__()
         self.folder = Path(tempfile.mkdtemp(dir=MEMORY if MEMORY.is_dir() else None))
         self.loop = asyncio.new_event_loop()
         self.run = self.loop.run_until_complete
@@ -185,6 +199,8 @@ class BooksMachine(RuleBasedStateMachine):
         self.close()
         self.run(self.loop.shutdown_default_executor())
         self.loop.close()
+        engines.drop_databases(self.folder)
+        self.using.__exit__(None, None, None)
         shutil.rmtree(self.folder)
 
     def in_state(self, *states):
@@ -227,7 +243,6 @@ class BooksMachine(RuleBasedStateMachine):
     @rule(calls=CALLS, pick=PICK, tenant_id=st.sampled_from(TENANTS), cap=CAP, share=st.integers(0, 100))
     @precondition(lambda self: self.in_state("open"))
     def admit_settle_and_change_a_cap_at_once(self, calls, pick, tenant_id, cap, share):
-        """In one transaction a change comes first, then the calls, then what ends."""
         made, ending = self.reservations(calls), self.pick(pick, "open")
         cost = ending.reservation.ceiling_nano_usd * share // 100
         is_active = tenant_id not in self.model.closed
@@ -242,9 +257,22 @@ class BooksMachine(RuleBasedStateMachine):
 
         settled, *outcomes, changed = self.run(everything())
         assert (settled, changed) == (None, None)
-        self.model.set_cap(self.books.key(tenant_id=tenant_id), usd(cap))
-        assert [type(outcome).__name__ for outcome in outcomes] == [self.model.admit(each) for each in made]
-        self.model.settle(ending, cost)
+        number, told = self.model.attempts.index(ending), [type(outcome).__name__ for outcome in outcomes]
+        possible = []
+        for order in self.orders:
+            model, expected = copy.deepcopy(self.model), []
+            for step in order:
+                if step == "change":
+                    model.set_cap(self.books.key(tenant_id=tenant_id), usd(cap))
+                elif step == "admit":
+                    expected = [model.admit(each) for each in made]
+                else:
+                    model.settle(model.attempts[number], cost)
+            if told == expected:
+                possible.append(model)
+        assert possible, told
+        self.model = possible[0]
+        self.model.may_be_exceeded.update(*(model.may_be_exceeded for model in possible))
 
     @rule(pick=PICK, share=st.integers(0, 100))
     @precondition(lambda self: self.in_state("open"))
@@ -287,17 +315,20 @@ class BooksMachine(RuleBasedStateMachine):
 
     @rule()
     def crash(self):
+        self.open(self.end_process())
+        lost = self.in_state("open")
+        assert self.run(self.books.recover()) == len(lost)
+        for attempt in lost:
+            attempt.end("unknown")
+
+    def end_process(self):
         """What is on the disk at this moment is all that the next process finds."""
         self.lives += 1
         after = self.folder / f"{self.lives}.db"
         shutil.copy(self.path, after)
         shutil.copy(f"{self.path}-wal", f"{after}-wal")
         self.close()
-        self.open(after)
-        lost = self.in_state("open")
-        assert self.run(self.books.ledger.recover()) == len(lost)
-        for attempt in lost:
-            attempt.end("unknown")
+        return after
 
     @rule(tenant_id=st.sampled_from(TENANTS), cap=CAP)
     def set_tenant(self, tenant_id, cap):
@@ -338,9 +369,7 @@ class BooksMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_books_are_what_the_model_says(self):
-        engine = self.books.database._read_engine
-        assert engine is not None
-        seen = read_snapshot(engine, look)
+        seen = self.run(self.books.database.read(look))
         self.check_budgets(seen.budgets)
         self.check_reservations(seen.reservations)
         self.check_ledger(seen.rows, seen.rolled_up)
@@ -397,6 +426,20 @@ def look(connection):
     )
 
 
+class PostgresBooksMachine(BooksMachine):
+    engine = "postgresql"
+    # Changes, calls and endings each have a transaction of their own.
+    orders = tuple(itertools.permutations(AT_ONCE))
+
+    def end_process(self):
+        """Its connections end with it, and it can say nothing more."""
+        name = engines.database_name(engines.database_url(self.path))
+        for pid in shared_server().backend_pids(name):
+            shared_server().execute("SELECT pg_terminate_backend($1)", "postgres", pid)
+        self.close()
+        return self.path
+
+
 TestBooks = BooksMachine.TestCase
 TestBooks.settings = settings(
     max_examples=settings().max_examples // 4,
@@ -404,3 +447,5 @@ TestBooks.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+TestBooksOnPostgres = PostgresBooksMachine.TestCase
+TestBooksOnPostgres.settings = settings(TestBooks.settings, max_examples=settings().max_examples // 8)

@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidTag
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from harness import engines
 from harness.books import open_books
 from harness.providers import Desk, Provider, answer, body_of
 from tollhouse.completions.call import Answer
@@ -65,28 +66,24 @@ def forms(secret):
     return [raw, secret.encode("utf-16-le"), ascii(secret)[1:-1].encode(), digest.digest(), digest.hexdigest().encode()]
 
 
-def content_of(folder):
-    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
-
-
-async def served(folder, secrets):
-    """Make calls with the secrets: answered, repeated, mismatched, in flight; return the files at each step."""
+async def served(path, secrets):
+    """Make calls with the secrets: answered, repeated, mismatched, in flight; return what is stored at each step."""
     api_key, key, prompt, system_prompt, content = secrets
     images = []
-    async with open_books(folder / "books.db") as books:
+    async with open_books(path) as books:
         await books.set_tenant(cap=CAP)
         desk = Desk(books, {"small": Provider(answer(content))})
         fields = {"user_message": prompt, "system_prompt": system_prompt}
         for asked in (fields, fields, fields | {"max_tokens": 7}):
             outcomes = await desk.complete_all([asked, asked], key=key, api_key=api_key)
-            images.append(content_of(folder))
+            images.append(engines.stored_bytes(path))
             assert outcomes
         first = await desk.complete(fields, key=key, api_key=api_key)
         assert isinstance(first, Answer)
         assert content.encode() in first.body
         assert desk.called == ["small"]
-        images.append(content_of(folder))
-    images.append(content_of(folder))
+        images.append(engines.stored_bytes(path))
+    images.append(engines.stored_bytes(path))
     return images
 
 
@@ -97,14 +94,15 @@ def bodies(secrets):
     return [sent, msgspec.json.encode(decode_body(sent))]
 
 
-@given(st.tuples(SECRET, SECRET, SECRET, SECRET, SECRET))
+@given(secrets=st.tuples(SECRET, SECRET, SECRET, SECRET, SECRET))
 @settings(max_examples=settings().max_examples // 5, deadline=None)
-def test_the_files_hold_neither_keys_nor_prompts_nor_answers_nor_their_plain_digests(secrets):
+def test_the_files_hold_neither_keys_nor_prompts_nor_answers_nor_their_plain_digests(engine, secrets):
     with tempfile.TemporaryDirectory() as folder:
-        images = asyncio.run(served(Path(folder), secrets))
+        images = asyncio.run(served(Path(folder, "books.db"), secrets))
+        engines.drop_databases(Path(folder))
     for image in images:
         # That something is found shows that it would be.
-        assert b"ai_idempotency" in image
+        assert b"growth" in image
         for secret in secrets:
             for form in forms(secret):
                 assert form not in image

@@ -1,4 +1,4 @@
-"""Two running services for all these tests: one as operators configure it, and one with tight limits."""
+"""Two running services on each engine for all these tests: one as operators configure it, one with tight limits."""
 
 from collections.abc import Iterator
 
@@ -35,13 +35,13 @@ def _config(fake: FakeProvider) -> str:
 
 
 @pytest.fixture(scope="session")
-def _running(tmp_path_factory) -> Iterator[tuple[Service, FakeProvider]]:
+def _running(engine, tmp_path_factory) -> Iterator[tuple[Service, FakeProvider]]:
     with FakeProvider() as fake, serving(tmp_path_factory.mktemp("service"), _config(fake)) as service:
         yield service, fake
 
 
 @pytest.fixture(scope="session")
-def _tight(tmp_path_factory) -> Iterator[tuple[Service, FakeProvider]]:
+def _tight(engine, tmp_path_factory) -> Iterator[tuple[Service, FakeProvider]]:
     directory = tmp_path_factory.mktemp("tight")
     with FakeProvider() as fake:
         config = "".join([providers(fake), model("m", "anthropic"), limits(requests_per_minute=1, burst=3)])

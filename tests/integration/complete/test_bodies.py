@@ -6,6 +6,8 @@ import pytest
 
 from harness.calls import body_for
 
+# What a body may say is decided before the books are asked.
+pytestmark = pytest.mark.engine("sqlite")
 DEEP = 10_000
 
 

@@ -11,6 +11,9 @@ from harness.service import ADMIN_KEY, eventually
 from harness.wire import Wire, chunked, head_of, request
 from tollhouse.testing import Behaviour
 
+# Connections and their deadlines have nothing to do with where the books are.
+pytestmark = pytest.mark.engine("sqlite")
+
 
 @pytest.fixture
 def wire(tight):

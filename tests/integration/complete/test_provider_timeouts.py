@@ -13,6 +13,9 @@ from harness.calls import body_for
 from harness.service import Service, limits, model, provider, serving
 from tollhouse.testing import Behaviour, FakeProvider
 
+# Providers are waited for in the same way wherever the books are.
+pytestmark = pytest.mark.engine("sqlite")
+
 # Far from each other, so that a busy machine does not take the one for the other.
 SHORT_S = 0.2
 PROMPT_S = 2.0

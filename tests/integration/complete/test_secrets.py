@@ -1,10 +1,12 @@
-"""Prompts, answers and keys reach the provider and the caller, and nothing else: neither logs nor any file."""
+"""Prompts, answers and keys reach the provider and the caller, and nothing else: no log, no file and no table."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from harness.calls import body_for
+from harness.postgres import shared_server
 from harness.service import ADMIN_KEY, PROVIDER_KEY, Service, eventually, limits, model, providers
 from tollhouse.testing import Behaviour, FakeProvider
 
@@ -70,8 +72,8 @@ def _every_way_a_call_can_go(service: Service, fake: FakeProvider, key: str) -> 
 
 
 @pytest.fixture(scope="module")
-def left_behind(tmp_path_factory) -> dict[str, bytes]:
-    """Everything that a service left on the disk after it was stopped, and what it had written before."""
+def left_behind(engine, tmp_path_factory) -> dict[str, bytes]:
+    """Everything that a service left behind after it was stopped, and what it had written before."""
     directory: Path = tmp_path_factory.mktemp("canaries")
     with FakeProvider() as fake:
         config = providers(fake) + model("claude-haiku-4-5", "anthropic") + limits()
@@ -80,23 +82,45 @@ def left_behind(tmp_path_factory) -> dict[str, bytes]:
             statuses = _every_way_a_call_can_go(service, fake, key)
             assert statuses >= {200, 401, 402, 403, 404, 422, 503, 504}
             eventually(lambda: not service.open_reservations())
-            files = {f"{path.name} while it ran": path.read_bytes() for path in directory.iterdir()}
+            left = {f"{path.name} while it ran": path.read_bytes() for path in directory.iterdir()}
+            if engine == "postgresql":
+                left |= _on_the_server(service)
         sent = b"".join(bytes(receipt.raw_request) for receipt in fake.receipts())
     for name in ("prompt", "system prompt", "schema"):
         assert CANARIES[name].encode() in sent, "the provider has seen it"
     assert len(fake.receipts()) > 10
     CANARIES["service key"] = key
-    return files | {path.name: path.read_bytes() for path in directory.iterdir()}
+    return left | {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def _on_the_server(service: Service) -> dict[str, bytes]:
+    """Return each table as text, and the server's log, which holds what failed."""
+    names = service.query("SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
+    tables = {}
+    for name in (row["relname"] for row in names):
+        rows = service.query(f'SELECT t::text AS line, to_jsonb(t)::text AS json FROM "{name}" AS t')
+        # A row's bytes are shown in hex, in which a canary could not be seen.
+        shown = "\n".join(f"{row['line']}\n{row['json']}" for row in rows).encode()
+        tables[name] = shown + b"".join(map(bytes.fromhex, re.findall(r"\\x((?:[0-9a-f]{2})+)", shown.decode())))
+    return tables | {"log of the server": shared_server().log_file.read_bytes()}
 
 
 @pytest.mark.parametrize("name", [*CANARIES, "service key"])
-def test_what_is_secret_is_in_no_file_and_in_no_log(left_behind, name):
+def test_what_is_secret_is_in_no_file_no_table_and_no_log(left_behind, engine, name):
     canary = CANARIES[name].encode()
-    assert {"log", "tollhouse.db", "tollhouse.db-wal while it ran"} <= set(left_behind)
+    kept_in = {
+        "sqlite": {"tollhouse.db", "tollhouse.db-wal while it ran"},
+        "postgresql": {"ai_service_keys", "ai_settings", "ai_audit_log", "ai_idempotency", "log of the server"},
+    }
+    assert {"log"} | kept_in[engine] <= set(left_behind)
     found = [file for file, content in left_behind.items() if canary in content and file != "tollhouse.toml"]
     assert found == []
 
 
-def test_the_log_has_something_to_say_and_the_database_keeps_answers(left_behind):
+def test_the_log_has_something_to_say_and_the_database_keeps_answers(left_behind, engine):
     assert b"a provider billed more than the limits it was given allow" in left_behind["log"]
-    assert b"ai_idempotency" in left_behind["tollhouse.db"]
+    if engine == "sqlite":
+        assert b"ai_idempotency" in left_behind["tollhouse.db"]
+    else:
+        assert re.search(rb'"sealed_answer": "\\\\x[0-9a-f]{60}', left_behind["ai_idempotency"])
+        assert any(b"sales-summary" in left_behind[name] for name in left_behind if name.startswith("ai_usage_log_"))

@@ -11,6 +11,8 @@ from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import Budget, BudgetKey, Movement
 from tollhouse.storage.schema import metadata
 
+pytestmark = pytest.mark.engine("sqlite")
+
 OWN = BudgetKey("42", "2026-04", "tenant", "")
 USER = BudgetKey("42", "2026-04", "user", "u")
 SERVICE_KEY = BudgetKey("", "2026-04", "key", "k")
@@ -30,9 +32,9 @@ def state(connection):
     return {BudgetKey(*row[:4]): tuple(row[4:]) for row in rows}
 
 
-def stand(connection, key, cap):
+def stand(connection, key, cap, at="2026-04-10T12:00:00.000Z"):
     connection.execute(
-        "INSERT INTO ai_budget_caps VALUES (?, ?, ?, ?, 'now')", (key.tenant_id, key.scope, key.scope_id, cap)
+        "INSERT INTO ai_budget_caps VALUES (?, ?, ?, ?, ?)", (key.tenant_id, key.scope, key.scope_id, cap, at)
     )
 
 
@@ -43,6 +45,16 @@ def test_a_month_is_opened_with_the_tenants_cap_and_all_that_stand_below_it(conn
     charged = budgets.BudgetReader(connection).charged(reservation(), 100)
     assert dict(charged) == {OWN: Budget(100, 0, 0), USER: Budget(7, 0, 0), SERVICE_KEY: Budget(9, 0, 0)}
     assert state(connection) == {OWN: (100, 0, 0), USER: (7, 0, 0), SERVICE_KEY: (9, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("at", "is_opened"),
+    [("2025-12-31T23:59:59.999Z", True), ("2026-04-30T23:59:59.999Z", True), ("2026-05-01T00:00:00.000Z", False)],
+)
+def test_a_keys_cap_is_for_the_month_it_was_set_in_and_later_ones(connection, at, is_opened):
+    stand(connection, SERVICE_KEY, 9, at)
+    budgets.BudgetReader(connection).charged(reservation(), 100)
+    assert (SERVICE_KEY in state(connection)) == is_opened
 
 
 def test_where_no_cap_stands_there_is_no_budget(connection):

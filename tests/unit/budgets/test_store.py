@@ -2,7 +2,7 @@
 
 import pytest
 
-from harness.books import run_on_books, settlement
+from harness.books import reservation, run_on_books, settlement
 from harness.clock import FakeClock
 from tollhouse.budgets import store
 from tollhouse.budgets.model import Budget, BudgetKey
@@ -330,5 +330,26 @@ def test_the_caps_of_many_tenants_are_set_from_the_running_month_on(tmp_path, ca
             assert await months_of(books, "tenant", tenant_id) == months
         assert {budget[0] for budget in (await months_of(books, "tenant", "44")).values()} == {1000}
         assert {budget[0] for budget in (await months_of(books, "user")).values()} == {90}
+
+    run_on_books(tmp_path, scenario, clock=clock)
+
+
+def test_a_key_cap_set_just_after_a_month_turned_leaves_late_calls_of_the_month_before_uncapped(tmp_path):
+    """Else the first of them would open that month's row as if nothing had been spent in it."""
+    clock = FakeClock("2026-04-30T23:59:59Z")
+
+    async def scenario(books):
+        await books.set_tenant()
+        await books.ledger.settle(settlement(await books.reserve(100), 10))
+        running = await books.reserve(100)
+        late = reservation(100, at="2026-04-30T23:59:59.900Z")
+        clock.set("2026-05-01T00:00:00.100Z")
+        await books.set_cap("key", "k", 150)
+        await books.admit(late)
+        await books.ledger.settle(settlement(running, 10))
+        await books.ledger.settle(settlement(late, 10))
+        await books.reserve(100)
+        with pytest.raises(BudgetExceeded):
+            await books.reserve(100)
 
     run_on_books(tmp_path, scenario, clock=clock)

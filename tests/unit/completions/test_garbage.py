@@ -14,6 +14,8 @@ from tollhouse.completions import pipeline
 from tollhouse.errors import TollhouseError
 from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, Rejected, TimedOut
 
+pytestmark = pytest.mark.usefixtures("on_each_engine")
+
 CALLS = 5
 
 

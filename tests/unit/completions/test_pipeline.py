@@ -5,7 +5,8 @@ import functools
 
 import pytest
 
-from harness.books import run_on_books
+from harness.books import open_books, run_on_books
+from harness.database import read_only, refuse_writes, take_writes
 from harness.providers import Desk, Held, PlainAdapter, Provider, answer, lost
 from tollhouse.audit import store as audit
 from tollhouse.completions import pipeline
@@ -20,6 +21,8 @@ from tollhouse.errors import (
     Unavailable,
 )
 from tollhouse.providers.base import NotSent, Overloaded, Rejected, TimedOut, Usage, WireResponse
+
+pytestmark = pytest.mark.usefixtures("on_each_engine")
 
 CAP = 10_000_000
 COST = 15_000
@@ -190,11 +193,15 @@ def test_a_cancelled_call_stays_reserved_for_the_next_start_to_find(tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await serving
         assert await desk.books.reservations() == {(call.request_id, 1): "open"}
-        assert await desk.books.ledger.recover() == 1
-        assert await rows(desk) == [("small", 1, "unknown")]
+
+    async def next_start():
+        async with open_books(tmp_path / "books.db") as books:
+            assert await books.recover() == 1
+            assert [row.status for row in await books.rows()] == ["unknown"]
 
     provider = Provider()
     run_on_desk(tmp_path, scenario, provider)
+    asyncio.run(next_start())
 
 
 # Failover.
@@ -320,18 +327,20 @@ def test_a_provider_that_asks_for_a_long_pause_is_not_waited_for(tmp_path):
 
 def test_a_short_pause_that_a_provider_asks_for_is_kept(tmp_path, monkeypatch):
     slept: list[float] = []
-    monkeypatch.setattr(asyncio, "sleep", functools.partial(_note, slept))
+    monkeypatch.setattr(asyncio, "sleep", functools.partial(_note, slept, asyncio.sleep))
 
     async def scenario(desk):
         await desk.complete()
         assert desk.called == ["small", "small"]
-        assert slept == [0.7]
+        # The database gives way to others meanwhile.
+        assert [delay_s for delay_s in slept if delay_s] == [0.7]
 
     run_on_desk(tmp_path, scenario, Provider(Overloaded("busy", status=429, retry_after_s=0.7), answer()))
 
 
-async def _note(slept, delay_s):
+async def _note(slept, sleep, delay_s):
     slept.append(delay_s)
+    await sleep(0)
 
 
 def test_no_attempt_begins_after_the_calls_deadline(tmp_path):
@@ -356,11 +365,9 @@ def test_no_attempt_begins_after_the_calls_deadline(tmp_path):
 
 def test_without_a_reservation_nothing_is_dispatched(tmp_path):
     async def scenario(desk):
-        raw = desk.books.database._raw
-        raw.execute("PRAGMA query_only = ON")
-        with pytest.raises(Unavailable, match="ledger cannot be written"):
-            await desk.complete()
-        raw.execute("PRAGMA query_only = OFF")
+        async with read_only(desk.books.database):
+            with pytest.raises(Unavailable, match="ledger cannot be written"):
+                await desk.complete()
         assert desk.called == []
         await leaves_nothing_held(desk)
 
@@ -372,10 +379,8 @@ def test_without_a_reservation_nothing_is_dispatched(tmp_path):
 )
 def test_an_end_that_cannot_be_written_is_a_503_now_and_is_written_later(tmp_path, step, status, posted):
     async def scenario(desk):
-        raw = desk.books.database._raw
-
         async def break_the_database():
-            raw.execute("PRAGMA query_only = ON")
+            await refuse_writes(desk.books.database)
             if isinstance(step, Exception):
                 raise step
             return step
@@ -384,7 +389,7 @@ def test_an_end_that_cannot_be_written_is_a_503_now_and_is_written_later(tmp_pat
         call = desk.plan()
         with pytest.raises(Unavailable):
             await desk.pipeline.complete(call)
-        raw.execute("PRAGMA query_only = OFF")
+        await take_writes(desk.books.database)
         assert desk.called == ["small"]
         assert await desk.books.budget() == (CAP, 0, call.ceiling_nano_usd)
         await desk.books.ledger.flush()

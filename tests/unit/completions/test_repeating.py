@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from harness.books import run_on_books
+from harness.database import read_only, refuse_writes, take_writes
 from harness.providers import Desk, Held, Provider, answer, lost
 from tollhouse.completions import pipeline
 from tollhouse.completions.call import Answer
@@ -18,6 +19,8 @@ from tollhouse.errors import (
     Unavailable,
 )
 from tollhouse.providers.base import NotSent, Overloaded, Rejected, TimedOut
+
+pytestmark = pytest.mark.usefixtures("on_each_engine")
 
 CAP = 10_000_000
 COST = 15_000
@@ -158,15 +161,12 @@ def test_a_refused_call_leaves_its_key_free(tmp_path):
 @pytest.mark.parametrize("step", [answer(), lost()])
 def test_an_end_that_could_not_be_written_is_not_paid_for_again_even_if_the_database_heals_at_once(tmp_path, step):
     async def scenario(desk):
-        raw, ledger = desk.books.database._raw, desk.books.ledger
+        ledger = desk.books.ledger
 
         def on_a_full_disk(end):
             async def ending(*what):
-                raw.execute("PRAGMA query_only = ON")
-                try:
+                async with read_only(desk.books.database):
                     await end(*what)
-                finally:
-                    raw.execute("PRAGMA query_only = OFF")
 
             return ending
 
@@ -188,16 +188,14 @@ def test_an_end_that_could_not_be_written_is_not_paid_for_again_even_if_the_data
 
 def test_a_key_that_could_not_be_freed_is_freed_later(tmp_path):
     async def scenario(desk):
-        raw = desk.books.database._raw
-
         async def break_the_database():
-            raw.execute("PRAGMA query_only = ON")
+            await refuse_writes(desk.books.database)
             raise Rejected("bad schema", status=400)
 
         provider.steps = [break_the_database]
         with pytest.raises(Unavailable):
             await desk.complete(key=KEY)
-        raw.execute("PRAGMA query_only = OFF")
+        await take_writes(desk.books.database)
         with pytest.raises(IdempotencyInFlight):
             await desk.complete(key=KEY)
         await desk.books.ledger.flush()

@@ -1,9 +1,12 @@
 import asyncio
+from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from harness.books import reservation, run_on_books, settlement
 from harness.clock import FakeClock
+from harness.database import read_only
 from tollhouse.errors import (
     BudgetExceeded,
     FeatureDisabled,
@@ -15,12 +18,47 @@ from tollhouse.errors import (
 )
 from tollhouse.gate.admission import Admission, Admitted
 from tollhouse.idempotency.model import claim
+from tollhouse.storage.sqlite import SqliteDatabase
 
 
 async def outcomes(*admitting):
     """Admit all at once; return an outcome's name for each."""
     done = await asyncio.gather(*admitting, return_exceptions=True)
     return [type(outcome).__name__ for outcome in done]
+
+
+HINDER_MONTHS = {
+    "sqlite": "CREATE TRIGGER full BEFORE INSERT ON ai_budgets BEGIN SELECT RAISE(ABORT, 'full'); END",
+    "postgresql": "ALTER TABLE ai_budgets ADD CONSTRAINT full_up CHECK (billing_period < '2026-05')",
+}
+HINDER_MONTHS_NO_MORE = {"sqlite": "DROP TRIGGER full", "postgresql": "ALTER TABLE ai_budgets DROP CONSTRAINT full_up"}
+
+
+async def run(books, statement):
+    await books.database.write(lambda connection: connection.execute(sa.text(statement)).close())
+
+
+def note_batches(database):
+    """Return a list to which the size of each batch of admissions is added."""
+    batches: list[int] = []
+    if isinstance(database, SqliteDatabase):
+        admit = database._handlers[Admission]
+
+        def noting(transaction, admissions):
+            batches.append(len(admissions))
+            return admit(transaction, admissions)
+
+        database.handle(Admission, noting)
+        return batches
+    statement: Any = database._lanes[Admission]._statements[Admission]
+    run_batch = statement.run
+
+    def running(connection, admissions, timeout_s):
+        batches.append(len(admissions))
+        return run_batch(connection, admissions, timeout_s)
+
+    statement.run = running
+    return batches
 
 
 # The module gate.
@@ -152,7 +190,7 @@ def test_what_the_database_could_not_take_is_not_held_against_the_rate(tmp_path)
     async def scenario(books):
         await books.set_tenant()
         taken = await books.reserve(request_id="req_taken")
-        books.clock.advance(60)
+        await books.pass_time(60)
         with pytest.raises(InternalError):
             await books.reserve(request_id="req_taken")
         await books.ledger.release(taken)
@@ -161,15 +199,14 @@ def test_what_the_database_could_not_take_is_not_held_against_the_rate(tmp_path)
     run_on_books(tmp_path, scenario, requests_per_minute=1, burst=1)
 
 
-def test_a_month_that_cannot_be_opened_is_not_held_against_the_rate(tmp_path):
+def test_a_month_that_cannot_be_opened_is_not_held_against_the_rate(tmp_path, engine):
     async def scenario(books):
         await books.set_tenant()
         books.clock.set("2026-05-01T00:00:00Z")
-        raw = books.database._raw
-        raw.execute("CREATE TEMP TRIGGER full BEFORE INSERT ON ai_budgets BEGIN SELECT RAISE(ABORT, 'full'); END")
+        await run(books, HINDER_MONTHS[engine])
         with pytest.raises(InternalError):
             await books.reserve()
-        raw.execute("DROP TRIGGER full")
+        await run(books, HINDER_MONTHS_NO_MORE[engine])
         await books.reserve()
 
     run_on_books(tmp_path, scenario, requests_per_minute=1, burst=1)
@@ -229,13 +266,7 @@ def test_the_calls_of_a_batch_see_each_others_reservations(tmp_path):
     async def scenario(books):
         await books.set_tenant(cap=1000)
         await books.set_cap("user", "u", 250)
-        admit, batches = books.database._handlers[Admission], []
-
-        def noting(transaction, admissions):
-            batches.append(len(admissions))
-            return admit(transaction, admissions)
-
-        books.database.handle(Admission, noting)
+        batches = note_batches(books.database)
         wanted = [books.reserve(100) for _ in range(3)] + [books.reserve(400, user_id="v") for _ in range(3)]
         assert await outcomes(*wanted) == [
             "Reservation",
@@ -332,11 +363,9 @@ def test_what_is_admitted_is_on_record_with_all_that_the_ledger_needs(tmp_path):
 def test_while_the_database_cannot_be_written_nobody_is_admitted(tmp_path):
     async def scenario(books):
         await books.set_tenant()
-        raw = books.database._raw
-        raw.execute("PRAGMA query_only = ON")
-        with pytest.raises(Unavailable):
-            await books.reserve()
-        raw.execute("PRAGMA query_only = OFF")
+        async with read_only(books.database):
+            with pytest.raises(Unavailable):
+                await books.reserve()
         await books.reserve()
         assert len(await books.reservations()) == 1
 

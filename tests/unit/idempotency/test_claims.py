@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from harness.books import reservation, run_on_books, settlement
+from harness.books import open_books, reservation, run_on_books, settlement
 from tollhouse.errors import (
     BudgetExceeded,
     CallTimeout,
@@ -230,17 +230,45 @@ def test_a_lost_claim_whose_time_is_over_can_be_taken_before_it_is_forgotten(tmp
 
 
 def test_claims_whose_process_died_are_freed_unless_they_may_have_been_billed(tmp_path):
-    async def scenario(books):
-        await books.set_tenant()
-        await answered(books)
-        free, lost = (claim("th_secret", key, b"body", TOMORROW) for key in ("order-8", "order-9"))
-        billed = reservation()
-        await books.admit(reservation(), free)
-        await books.admit(billed, lost)
-        await books.database.write(lambda connection: store.end_unanswered(connection, {billed.request_id}))
-        assert isinstance(await books.admit(reservation(), MINE), Replay)
-        assert isinstance(await books.admit(reservation(), free), Admitted)
-        with pytest.raises(CallTimeout):
-            await books.admit(reservation(), lost)
+    path = tmp_path / "db"
+    free, lost = (claim("th_secret", key, b"body", TOMORROW) for key in ("order-8", "order-9"))
 
-    run_on_books(tmp_path, scenario)
+    async def main():
+        async with open_books(path) as books:
+            await books.set_tenant()
+            await answered(books)
+            between_attempts, billed = reservation(), reservation()
+            await books.admit(between_attempts, free)
+            await books.ledger.release(between_attempts)
+            await books.admit(billed, lost)
+        async with open_books(path) as books:
+            assert await books.recover() == 1
+            assert isinstance(await books.admit(reservation(), MINE), Replay)
+            assert isinstance(await books.admit(reservation(), free), Admitted)
+            for _ in range(2):
+                with pytest.raises(CallTimeout):
+                    await books.admit(reservation(), lost)
+            with pytest.raises(IdempotencyMismatch):
+                await books.admit(reservation(), msgspec.structs.replace(lost, body_digest="another"))
+            assert (await books.verify()).is_consistent
+
+    asyncio.run(main())
+
+
+@pytest.mark.engine("postgresql")
+def test_claims_of_instances_that_live_on_stay_when_another_is_lost(tmp_path):
+    path = tmp_path / "db"
+
+    async def main():
+        async with open_books(path) as books, open_books(path) as lost_ones:
+            await books.set_tenant()
+            await books.admit(reservation(), MINE)
+            other = claim("th_secret", "order-8", b"body", TOMORROW)
+            await lost_ones.admit(reservation(), other)
+            assert await books.declare_lost(lost_ones.epoch)
+            with pytest.raises(IdempotencyInFlight):
+                await books.admit(reservation(), MINE)
+            with pytest.raises(CallTimeout):
+                await books.admit(reservation(), other)
+
+    asyncio.run(main())

@@ -1,9 +1,8 @@
 import asyncio
-import contextlib
-import sqlite3
 
 import pytest
 
+from harness import engines
 from harness.books import open_books, run_on_books
 from tollhouse.errors import StartError, Unauthorized
 from tollhouse.keys import service, store
@@ -197,8 +196,7 @@ def test_the_database_holds_neither_a_key_nor_the_pepper(tmp_path):
             await books.database.read(store.everything)
 
     asyncio.run(main())
-    with contextlib.closing(sqlite3.connect(tmp_path / "db")) as connection:
-        dump = "\n".join(connection.iterdump())
-    assert "key_1" in dump
-    for secret in (api_key, PEPPER.decode(), PEPPER.hex()):
-        assert secret not in dump
+    stored = engines.stored_bytes(tmp_path / "db")
+    assert b"key_1" in stored
+    for secret in (api_key.encode(), PEPPER, PEPPER.hex().encode()):
+        assert secret not in stored

@@ -1,19 +1,21 @@
 """Verifying finds every way in which the books can have been changed behind the ledger's back."""
 
 import asyncio
-import contextlib
-import sqlite3
 
 import pytest
 
+from harness import engines
 from harness.books import open_books, settlement
 from tollhouse.ledger import verify as verifying
 
-UNLOCK = "DROP TRIGGER ai_usage_log_no_update; DROP TRIGGER ai_usage_log_no_delete;"
+UNLOCK = {
+    "sqlite": "DROP TRIGGER ai_usage_log_no_update; DROP TRIGGER ai_usage_log_no_delete",
+    "postgresql": "ALTER TABLE ai_usage_log DISABLE TRIGGER USER",
+}
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory):
+def sound(engine, tmp_path_factory):
     """A database with settled, unknown, resolved and open attempts of two tenants."""
     path = tmp_path_factory.mktemp("sound") / "db"
 
@@ -42,17 +44,17 @@ def verify(path):
     return asyncio.run(main())
 
 
-def changed(sound, folder, script):
+def changed(sound, folder, *statements):
     """Copy the books, change them with SQL, and verify the copy."""
     copy = folder / "db"
-    copy.write_bytes(sound.read_bytes())
-    with contextlib.closing(sqlite3.connect(copy)) as connection:
-        connection.executescript(script)
+    engines.copy_database(sound, copy)
+    if statements:
+        engines.run_sql(copy, UNLOCK[engines.current()], *statements)
     return verify(copy)
 
 
 def test_sound_books_are_consistent_and_counted(sound, tmp_path):
-    report = changed(sound, tmp_path, "")
+    report = changed(sound, tmp_path)
     assert report.is_consistent
     assert report.findings == []
     assert (report.entries, report.tenants, report.budgets, report.reservations) == (10, 2, 4, 4)
@@ -73,11 +75,11 @@ def test_sound_books_are_consistent_and_counted(sound, tmp_path):
         ("DELETE FROM ai_ledger_heads", "ai_ledger_heads", "the chain has 5 rows, 0 were written"),
         # The rollups.
         ("UPDATE ai_usage_monthly SET cost_nano_usd = 1", "ai_usage_monthly", "cost_nano_usd is 1, the ledger's"),
-        ("UPDATE ai_usage_daily SET calls = 1", "ai_usage_daily", "calls is 1, the ledger's rows give 2"),
+        ("UPDATE ai_usage_daily SET calls = 1", "ai_usage_daily", "calls is 1, the ledger's rows give 3"),
         ("UPDATE ai_usage_daily SET unknown_nano_usd = 0", "ai_usage_daily", "unknown_nano_usd is 0"),
         ("DELETE FROM ai_usage_monthly", "ai_usage_monthly", "is missing, though the ledger has rows"),
         ("DELETE FROM ai_usage_daily", "ai_usage_daily", "is missing, though the ledger has rows"),
-        ("UPDATE ai_usage_daily SET day = '2026-04-11'", "ai_usage_daily", "calls is 2, the ledger's rows give 0"),
+        ("UPDATE ai_usage_daily SET day = '2026-04-11'", "ai_usage_daily", "calls is 3, the ledger's rows give 0"),
         # The budgets.
         ("UPDATE ai_budgets SET posted_nano_usd = 0", "ai_budgets", "posted_nano_usd is 0, the ledger and"),
         ("UPDATE ai_budgets SET reserved_nano_usd = 0", "ai_budgets", "reserved_nano_usd is 0, the ledger and"),
@@ -97,18 +99,18 @@ def test_sound_books_are_consistent_and_counted(sound, tmp_path):
     ],
 )
 def test_a_change_behind_the_ledgers_back_is_found(sound, tmp_path, script, table, problem):
-    report = changed(sound, tmp_path, UNLOCK + script)
+    report = changed(sound, tmp_path, script)
     assert not report.is_consistent
     assert any(each.table == table and problem in each.problem for each in report.findings), report.findings
 
 
 def test_findings_beyond_the_bound_are_counted_and_not_listed(sound, tmp_path, monkeypatch):
     monkeypatch.setattr(verifying, "MAX_FINDINGS", 3)
-    report = changed(sound, tmp_path, UNLOCK + "UPDATE ai_usage_log SET cost_nano_usd = cost_nano_usd + 1")
+    report = changed(sound, tmp_path, "UPDATE ai_usage_log SET cost_nano_usd = cost_nano_usd + 1")
     assert len(report.findings) == 3
     assert report.finding_count > 10
 
 
 def test_the_ledger_is_read_in_pieces(sound, tmp_path, monkeypatch):
     monkeypatch.setattr(verifying, "_ROWS_AT_ONCE", 3)
-    assert changed(sound, tmp_path, "").is_consistent
+    assert changed(sound, tmp_path).is_consistent

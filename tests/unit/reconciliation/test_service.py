@@ -15,6 +15,8 @@ from tollhouse.reconciliation.model import UsageBucket
 from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.storage.schema import ai_audit_log
 
+pytestmark = pytest.mark.usefixtures("on_each_engine")
+
 PRICE = Price.of("test", Rates(*(1_000_000,) * 6))
 NOON_MS = FakeClock().now_ms()
 HOUR_MS = 3_600_000

@@ -6,6 +6,9 @@ from tollhouse.tenants import store
 from tollhouse.tenants.model import Feature, GateState
 from tollhouse.tenants.sqlite import gate_state
 
+# Elsewhere it is read together with all else that admits; see the gate's own tests.
+of_sqlite = pytest.mark.engine("sqlite")
+
 
 def gate(books, tenant_id="42", feature_slug="f"):
     return gate_state(books.database._raw, tenant_id, feature_slug)
@@ -79,6 +82,7 @@ def test_feature_switches_are_saved_found_and_listed(tmp_path):
     run_on_books(tmp_path, scenario)
 
 
+@of_sqlite
 @pytest.mark.parametrize("is_active", [True, False])
 @pytest.mark.parametrize("feature", [None, True, False])
 def test_the_gate_sees_module_and_feature_and_takes_a_feature_without_a_switch_as_on(tmp_path, is_active, feature):
@@ -93,6 +97,7 @@ def test_the_gate_sees_module_and_feature_and_takes_a_feature_without_a_switch_a
     run_on_books(tmp_path, scenario)
 
 
+@of_sqlite
 def test_a_tenant_that_was_never_set_up_has_no_gate(tmp_path):
     async def scenario(books):
         await books.set_feature("f", is_enabled=True)
