@@ -84,7 +84,9 @@ def toggled(
             seen[is_on] += 1
             assert outcome.status == (200 if is_on else 403), (outcome, is_on)
             assert (outcome.number in dispatched) == is_on
-    assert min(seen[True], seen[False]) >= times // 4, "there were calls in between"
+    # Calls that are served take about as long as the switch stays on, and so few end while it does.
+    assert seen[False] >= times, "there were calls while it was off"
+    assert seen[True] >= times // 20, "there were calls while it was on"
     figures = measure(service, fake, tenant, outcomes)
     figures.check(f"gate toggled {times} times: {code}", dispatched_after_committed_403=0, judged=sum(seen.values()))
 

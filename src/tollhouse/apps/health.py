@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 import msgspec
+import structlog
 
 from tollhouse import __version__
 from tollhouse.errors import TollhouseError
@@ -30,6 +31,7 @@ _PROBES_FRESH_S = 10.0
 _PROBE_TIMEOUT_S = 2.0
 _LAG_SAMPLE_S = 0.01
 _STATM = Path("/proc/self/statm")
+_LOG = structlog.get_logger("tollhouse.health")
 
 
 class DatabaseHealth(msgspec.Struct, frozen=True):
@@ -166,6 +168,9 @@ class Health:
         try:
             await self._database.write(lambda connection: touch(connection, now))
         except TollhouseError:
+            return False
+        except Exception:  # noqa: BLE001 - whatever keeps it from writing, it cannot
+            _LOG.exception("the database refuses a write")
             return False
         return True
 

@@ -135,9 +135,11 @@ async def open_keyring(database: Database, configured: bytes | None, kept: Peppe
         StartError: the pepper is missing, unreadable, or not the one that the database's keys were made with.
         Unavailable: the database cannot be used.
     """
+    # Looked at first: of instances that start together, another may make the pepper, and then its fingerprint, between.
+    was_in_use = await database.read(store.pepper_fingerprint) is not None
     pepper = configured if configured is not None else await kept.read()
     if pepper is None:
-        if await database.read(store.pepper_fingerprint) is not None:
+        if was_in_use:
             raise StartError(
                 f"{kept.where}: is missing, so no service key of this database would be known; {_EXPECTED}"
             )

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 
 from harness import engines
-from harness.books import open_books, reservation, run_on_books, run_on_two, settlement
+from harness.books import reservation, run_on_books, run_on_two, settlement
 from harness.clock import FakeClock
-from harness.database import break_lanes, break_next
+from harness.database import break_next
 from harness.postgres import shared_server
 from tollhouse.errors import (
     BudgetExceeded,
@@ -22,7 +22,6 @@ from tollhouse.errors import (
     InternalError,
     ModuleInactive,
     RateLimited,
-    TollhouseError,
     Unavailable,
     Undecided,
 )
@@ -443,19 +442,3 @@ def test_who_is_admitted_after_waiting_too_long_gives_all_of_it_back(tmp_path):
         assert isinstance(await books.admit(reservation(), MINE), Admitted)
 
     run_on_books(tmp_path, scenario)
-
-
-def test_whoever_joins_later_finds_what_was_admitted_before(tmp_path):
-    async def main():
-        async with open_books(tmp_path / "db") as one:
-            await one.set_tenant(cap=100)
-            await one.reserve(60)
-            await break_lanes(one.database)
-            async with open_books(tmp_path / "db") as late:
-                with pytest.raises(BudgetExceeded):
-                    await late.reserve(41)
-                await late.reserve(40)
-            with pytest.raises(TollhouseError):
-                await one.reserve(1)
-
-    asyncio.run(main())

@@ -59,3 +59,12 @@ def test_the_wall_clock_has_no_say(clock, lease):
     clock.set("2020-01-01T00:00:00Z")
     clock.advance(SAFE_S)
     assert not lease.holds(7)
+
+
+def test_a_lease_that_was_given_up_never_holds_again(clock, lease):
+    lease.begin(7, clock.monotonic_s())
+    lease.end()
+    assert not lease.holds(7)
+    lease.renew(clock.monotonic_s())
+    lease.begin(9, clock.monotonic_s())
+    assert not lease.holds(9)

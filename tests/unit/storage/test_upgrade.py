@@ -9,7 +9,7 @@ from alembic import command
 from harness import engines
 from harness.books import open_books, reservation, settlement
 from harness.clock import FakeClock
-from harness.postgres import new_database
+from harness.postgres import ROLE, new_database, shared_server
 from tollhouse.budgets.model import Reservation
 from tollhouse.gate.admission import Replay
 from tollhouse.idempotency.model import claim
@@ -159,3 +159,12 @@ def test_months_that_were_there_take_further_rows_only(path, table, change):
     assert caught.value.orig is not None
     assert getattr(caught.value.orig, "sqlstate", "") in {"23001", "42501"}
     engine.dispose()
+
+
+@pytest.mark.engine("postgresql")
+@pytest.mark.parametrize("right", ["UPDATE", "DELETE", "TRUNCATE"])
+def test_nobody_has_a_right_to_change_months_that_were_there(path, right):
+    for table in ("ai_usage_log", "ai_usage_log_2026_04", "ai_usage_log_2026_05"):
+        name = engines.database_name(engines._urls[path])
+        (row,) = shared_server().execute("SELECT has_table_privilege($1, $2, $3)", name, ROLE, table, right)
+        assert not row[0]

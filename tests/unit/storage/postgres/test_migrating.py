@@ -340,3 +340,19 @@ def test_a_service_needs_no_more_than_it_was_granted(with_service):
 def test_only_months_can_be_opened(url, month):
     with psycopg.connect(url) as connection, pytest.raises(psycopg.errors.RaiseException, match="expected a month"):
         connection.execute("SELECT ai_open_month(%s)", [month])
+
+
+def test_of_two_that_open_a_month_at_once_the_second_waits_and_finds_it(url):
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1"
+    with psycopg.connect(url) as one, psycopg.connect(url) as other:
+        # What it knows of the database is from before.
+        other.execute("SELECT to_regclass('ai_usage_log_2026_09')")
+        one.execute("SELECT ai_open_month('2026-09')")
+        opening = threading.Thread(target=other.execute, args=["SELECT ai_open_month('2026-09')"])
+        opening.start()
+        while not shared_server().execute(waiting, "postgres", database_name(url)):
+            assert opening.is_alive()
+        one.commit()
+        opening.join()
+        other.commit()
+    assert "ai_usage_log_2026_09" in tables(url)
