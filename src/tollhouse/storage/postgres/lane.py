@@ -219,7 +219,8 @@ class Lane:
         while True:
             connection = await self._reconnect()
             try:
-                found = await statement.look(connection, [job.operation for job in jobs])
+                async with asyncio.timeout(self._patience_s * 2):
+                    found = await statement.look(connection, [job.operation for job in jobs])
             except Exception as error:  # noqa: BLE001 - looked again, until there is an answer
                 _LOG.warning("what was committed cannot be found out yet", lane=self._name, reason=repr(error))
                 self._disconnect()
@@ -263,8 +264,9 @@ class Lane:
     async def _connect(self) -> asyncpg.Connection:
         connection = await self._dial()
         try:
-            await self._await_end_of_predecessor(connection)
-            self._backend = await _backend_of(connection)
+            async with asyncio.timeout(self._patience_s * 2):
+                await self._await_end_of_predecessor(connection)
+                self._backend = await _backend_of(connection)
         except BaseException:
             connection.terminate()
             raise
