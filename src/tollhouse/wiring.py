@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import msgspec
 import structlog
@@ -11,6 +12,7 @@ from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.catalogue import base_url, compile_configured
 from tollhouse.apps.control import control_plane
+from tollhouse.apps.following import follow_prices
 from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
 from tollhouse.audit.service import AuditLog
@@ -19,7 +21,7 @@ from tollhouse.completions.call import Planner
 from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.routes import CompleteRoute
-from tollhouse.config import Config, Secrets
+from tollhouse.config import Config, Secrets, load_config
 from tollhouse.engines import Engine, open_engine
 from tollhouse.errors import StartError, Unavailable
 from tollhouse.gate.service import Gate
@@ -101,12 +103,18 @@ async def open_control_plane(
 
 @asynccontextmanager
 async def open_service(
-    config: Config, secrets: Secrets, environ: Mapping[str, str], catalogue: Awaitable[Catalogue], clock: Clock
+    config: Config,
+    secrets: Secrets,
+    environ: Mapping[str, str],
+    catalogue: Awaitable[Catalogue],
+    clock: Clock,
+    file: Path,
 ) -> AsyncIterator[Service]:
     """Assemble the whole API process; raises StartError.
 
     Args:
         catalogue: the prices being compiled; waited for once they are needed.
+        file: where the configuration came from, if it exists; its prices are followed.
     """
     async with AsyncExitStack() as stack:
         core = await stack.enter_async_context(open_core(config, secrets, clock, serves=True))
@@ -121,8 +129,13 @@ async def open_service(
             return reconciliation.expire(config.ledger.unknown_hold_hours)
 
         engine = core.engine
+
+        def load_prices() -> dict[str, ConfiguredPrice]:
+            return configured_prices(load_config(file, environ))
+
+        duties = (*engine.duties, lambda: follow_prices(prices, file, load_prices))
         house = asyncio.create_task(
-            keep_house(engine.ledger, engine.reserved, clock, _probes(upstreams), expire_unknown, engine.duties)
+            keep_house(engine.ledger, engine.reserved, clock, _probes(upstreams), expire_unknown, duties)
         )
         stack.callback(house.cancel)
         endpoint = CompletionEndpoint(complete, core.metrics, clock)

@@ -29,6 +29,13 @@ class Options:
 
         return load_config(self.config_file, self.environ)
 
+    @property
+    def file(self) -> Path:
+        """The configuration file, which may not exist when none was named."""
+        from tollhouse.config.load import DEFAULT_FILE
+
+        return self.config_file or DEFAULT_FILE
+
     def config_source(self) -> str:
         """Say where the configuration comes from."""
         from tollhouse.config.load import DEFAULT_FILE

@@ -64,7 +64,7 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", listene
 
     log = structlog.get_logger("tollhouse.start")
     url = url_of(listener)
-    async with open_service(config, secrets, options.environ, catalogue, clock) as service:
+    async with open_service(config, secrets, options.environ, catalogue, clock, options.file) as service:
 
         def tell() -> None:
             # From here on, other commands find this process and ask it.

@@ -47,9 +47,16 @@ class PriceBook:
             StartError: a configured price is negative, not a number, or finer than 0.000000001 USD.
         """
         self._clock = clock
-        self._schedules: dict[str, Sequence[Price]] = {model: prices for model, prices in catalogue.items() if prices}
+        self._catalogue = catalogue
+        self._schedules: dict[str, Sequence[Price]] = {}
+        self.follow(configured)
+
+    def follow(self, configured: Mapping[str, ConfiguredPrice]) -> None:
+        """Take other configured prices for the calls from now on; raises StartError for a bad one, and changes nothing."""
+        schedules: dict[str, Sequence[Price]] = {model: prices for model, prices in self._catalogue.items() if prices}
         for model, price in configured.items():
-            self._schedules[model] = (_price(model, price),)
+            schedules[model] = (_price(model, price),)
+        self._schedules = schedules
 
     def get(self, model: str) -> Price | None:
         """Return the price in force for a configured model, or None for a model without one."""

@@ -17,7 +17,11 @@ def examine_server(database: Database) -> Iterator[Finding]:
     try:
         state = examine(database.url)
     except StartError as error:
-        yield failed("database", str(error), "look at [database] url and the server; a database of a newer version needs that version")
+        yield failed(
+            "database",
+            str(error),
+            "look at [database] url and the server; a database of a newer version needs that version",
+        )
         return
     name = shown(database.url)
     if state.problem is not None:
