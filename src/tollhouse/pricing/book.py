@@ -52,7 +52,7 @@ class PriceBook:
         self.follow(configured)
 
     def follow(self, configured: Mapping[str, ConfiguredPrice]) -> None:
-        """Take other configured prices for the calls from now on; raises StartError for a bad one, and changes nothing."""
+        """Take other configured prices for the calls from now on; for a bad one, raises StartError and keeps the old."""
         schedules: dict[str, Sequence[Price]] = {model: prices for model, prices in self._catalogue.items() if prices}
         for model, price in configured.items():
             schedules[model] = (_price(model, price),)
