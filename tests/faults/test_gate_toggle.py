@@ -46,6 +46,7 @@ def toggled(
     *,
     times: int,
     longest_s: float,
+    callers: int = CALLERS,
 ) -> None:
     service = services[0]
     tenant, key = service.tenant(), new_key(services)
@@ -55,7 +56,7 @@ def toggled(
 
     def toggle() -> None:
         chance = random.Random(times)
-        eventually(lambda: len(fake.receipts()) > 3 * CALLERS)
+        eventually(lambda: len(fake.receipts()) > 3 * callers)
         for is_on in [False, True] * (times // 2):
             began_s = time.monotonic()
             turn(is_on)
@@ -65,7 +66,7 @@ def toggled(
 
     ports = [each.port for each in services]
     stop = lambda: asyncio.to_thread(toggle)
-    outcomes = uvloop.run(until(stop, ports, numbered(tenant, key), callers=CALLERS, patience_s=900))
+    outcomes = uvloop.run(until(stop, ports, numbered(tenant, key), callers=callers, patience_s=1500))
 
     dispatched = {number_of(receipt) for receipt in fake.receipts()}
     assert {outcome.status for outcome in outcomes} == {200, 403}
@@ -99,6 +100,7 @@ def test_no_call_that_begins_after_the_switch_was_told_to_be_off_is_dispatched(i
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 def test_of_10000_turns_of_the_switch_none_lets_a_call_through(instances, fake):
-    toggled(instances, fake, module_switch, "ai_module_inactive", times=10_000, longest_s=0.02)
+    # Few callers, who leave the processors to the switch.
+    toggled(instances, fake, module_switch, "ai_module_inactive", times=10_000, longest_s=0.02, callers=8)

@@ -52,7 +52,7 @@ class PriceBook:
         self.follow(configured)
 
     def follow(self, configured: Mapping[str, ConfiguredPrice]) -> None:
-        """Take other configured prices for the calls from now on; for a bad one, raises StartError and keeps the old."""
+        """Price the calls from now on by other configured prices; raises StartError for a bad one, and keeps the old."""
         schedules: dict[str, Sequence[Price]] = {model: prices for model, prices in self._catalogue.items() if prices}
         for model, price in configured.items():
             schedules[model] = (_price(model, price),)
