@@ -52,7 +52,7 @@ class PriceBook:
         self.follow(configured)
 
     def follow(self, configured: Mapping[str, ConfiguredPrice]) -> None:
-        """Price the calls from now on by other configured prices; raises StartError for a bad one, and keeps the old."""
+        """Price calls from now on by other configured prices; raises StartError for a bad one, and keeps the old."""
         schedules: dict[str, Sequence[Price]] = {model: prices for model, prices in self._catalogue.items() if prices}
         for model, price in configured.items():
             schedules[model] = (_price(model, price),)
