@@ -9,9 +9,8 @@ RUN := $(UV) run --frozen --all-extras
 demo: install
 	$(RUN) tollhouse demo $(ARGS)
 
-# Most tests wait for processes and servers, so that three run at a time on two cores; a file's tests stay together.
 test: check
-	$(RUN) pytest --numprocesses 3 --dist loadfile $(ARGS)
+	$(RUN) pytest $(ARGS)
 
 check: install
 	$(RUN) ruff format --check .
