@@ -5,6 +5,7 @@ import sqlite3
 
 import pytest
 
+from harness import engines
 from harness.books import open_books, reservation, settlement
 from tollhouse.audit import store as audit
 from tollhouse.audit.model import AuditEntry
@@ -24,7 +25,9 @@ def written(tmp_path):
             entry = AuditEntry("2026-04-10T12:00:00.000Z", "admin", "tenant.created", "42", "42")
             await books.database.write(lambda connection: audit.append(connection, entry))
 
-    asyncio.run(main())
+    # Whatever engine the tests before it ran on: this one is about SQLite's triggers.
+    with engines.using("sqlite"):
+        asyncio.run(main())
     connection = sqlite3.connect(tmp_path / "db", isolation_level=None)
     yield connection
     connection.close()

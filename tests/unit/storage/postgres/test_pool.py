@@ -58,8 +58,8 @@ def test_a_server_that_does_not_answer_at_all_is_hung_up_on_also_at_the_end(tmp_
 
         async def main():
             pool = ControlPool(server.url("frozen"), connections=2, timeout_s=5.0)
-            monkeypatch.setattr(pools, "_LONGEST_S", -4)  # One second: there are five beyond the statement's own.
             await pool.read(sleep(0))
+            monkeypatch.setattr(pools, "_LONGEST_S", -4)  # One second: there are five beyond the statement's own.
             server.pause()
             try:
                 with pytest.raises(Unavailable):
