@@ -15,6 +15,16 @@ def engine(request: pytest.FixtureRequest) -> Iterator[engines.Engine]:
         engines.drop_databases()
 
 
+@pytest.fixture(autouse=True)
+def _on_sqlite_unless_it_asks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The engine of the tests before it lasts as long as any may need it: a test that names none is not for that."""
+    if "engine" in request.fixturenames:
+        yield
+        return
+    with engines.using("sqlite"):
+        yield
+
+
 @pytest.fixture
 def on_each_engine(engine: engines.Engine, tmp_path: Path) -> Iterator[None]:
     """For tests that open databases under their own ``tmp_path``."""
