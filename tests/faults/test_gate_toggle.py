@@ -85,11 +85,17 @@ def toggled(
             seen[is_on] += 1
             assert outcome.status == (200 if is_on else 403), (outcome, is_on)
             assert (outcome.number in dispatched) == is_on
-    # Calls that are served take about as long as the switch stays on, and so few end while it does.
     assert seen[False] >= times, "there were calls while it was off"
-    assert seen[True] >= times // 20, "there were calls while it was on"
+    # A call that is served may take longer than the switch stays on, and so few fall within; but it was open each time.
+    assert seen[True] > 0
+    assert len(dispatched) >= times // 2, "it was open in between"
     figures = measure(service, fake, tenant, outcomes)
-    figures.check(f"gate toggled {times} times: {code}", dispatched_after_committed_403=0, judged=sum(seen.values()))
+    figures.check(
+        f"gate toggled {times} times: {code}",
+        dispatched_after_committed_403=0,
+        judged_off=seen[False],
+        judged_on=seen[True],
+    )
 
 
 @pytest.mark.parametrize(

@@ -85,8 +85,11 @@ class _Archives:
                 self._runs[row.tenant_id, row.prev_hash] = (row.entries, row.last_hash)
 
     def pass_over(self, tenant_id: str, head: tuple[int, str]) -> tuple[int, str]:
-        """Return where a chain goes on after the archived rows that follow its head, if any do."""
-        while (run := self._runs.get((tenant_id, head[1]))) is not None:
+        """Return where a chain goes on after the archived rows that follow its head, if any do.
+
+        Each run is passed once: where somebody changed this record, they could lead back to where they began.
+        """
+        while (run := self._runs.pop((tenant_id, head[1]), None)) is not None:
             head = (head[0] + run[0], run[1])
         return head
 

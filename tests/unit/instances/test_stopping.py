@@ -13,7 +13,7 @@ from tollhouse.gate.admission import Admission
 from tollhouse.idempotency.model import claim
 from tollhouse.storage.schema import ai_instances
 
-pytestmark = pytest.mark.engine("postgresql")
+pytestmark = [pytest.mark.usefixtures("on_each_engine"), pytest.mark.engine("postgresql")]
 
 
 async def states(books):
