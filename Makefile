@@ -9,8 +9,9 @@ RUN := $(UV) run --frozen --all-extras
 demo: install
 	$(RUN) tollhouse demo $(ARGS)
 
+# Most tests wait for processes they have started, so that four at a time are no more than two cores carry.
 test: check
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
 
 check: install
 	$(RUN) ruff format --check .

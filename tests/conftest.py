@@ -32,8 +32,9 @@ def on_each_engine(engine: engines.Engine, tmp_path: Path) -> Iterator[None]:
     engines.drop_databases(tmp_path)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what a test is marked not to run on."""
+    """Leave out what a test is marked not to run on, and keep together what belongs together."""
     left_out = []
     for item in items:
         mark = item.get_closest_marker("engine")
@@ -44,3 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
+    for item in items:
+        # Tests of one file share what is dear to start, on one engine: whoever runs one of them runs them all.
+        callspec = getattr(item, "callspec", None)
+        engine = "" if callspec is None else callspec.params.get("engine", "")
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {item.path.parent.name} {engine}"))
