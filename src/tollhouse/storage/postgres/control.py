@@ -117,6 +117,8 @@ def read_snapshot(engine: sa.Engine, work: Callable[[sa.Connection], T]) -> T:
         connection.begin() as transaction,
     ):
         try:
+            # It holds nobody up, and takes as long between two statements as it needs to go through what it read.
+            connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             return work(connection)
         finally:
             transaction.rollback()

@@ -1,6 +1,7 @@
 """The control plane's transactions: what is tried again, what is found out, and what nobody may do."""
 
 import threading
+import time
 
 import psycopg
 import pytest
@@ -231,6 +232,21 @@ def test_a_read_sees_one_state_from_its_first_statement_on(engine):
 
     assert control.read_snapshot(engine, look) == 0
     assert control.read_snapshot(engine, lambda connection: connection.scalar(count)) == 2
+
+
+def test_a_read_may_take_its_time_between_two_statements_and_a_write_may_not(url):
+    def slowly(connection):
+        connection.execute(sa.text("SELECT 1"))
+        time.sleep(0.4)
+        return connection.scalar(sa.text("SELECT 2"))
+
+    engine = control.open_engine(url, limits={"idle_in_transaction_session_timeout": "100ms"})
+    try:
+        assert control.read_snapshot(engine, slowly) == 2
+        with pytest.raises(sa.exc.DBAPIError, match="idle-in-transaction"):
+            control.write(engine, slowly)
+    finally:
+        engine.dispose()
 
 
 def test_a_connection_that_was_read_with_can_write_afterwards(url):
