@@ -78,6 +78,8 @@ def migrate_cluster(connection: sa.Connection) -> str | None:
     One migration runs at a time; the others wait for it and find nothing to do. Returns the revision the database was
     at, or None if it was empty.
     """
+    # It loads Alembic in between, which takes a busy machine its time.
+    connection.execute(sa.text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     connection.execute(sa.text("SELECT pg_advisory_xact_lock(hashtextextended('tollhouse migrate', 0))"))
     before = schema_revision(connection)
     if not is_current(connection):

@@ -31,7 +31,7 @@ SETTINGS = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "4",
     # Locks are held by control-plane work alone between two statements, and only while it computes.
-    "idle_in_transaction_session_timeout": "3s",
+    "idle_in_transaction_session_timeout": "10s",
     # Functions and the control plane count on each statement seeing what was committed before it.
     "default_transaction_isolation": "read committed",
 }
