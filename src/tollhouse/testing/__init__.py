@@ -6,7 +6,7 @@
 ...     base_url = fake.base_url("openai")
 """
 
-from tollhouse.testing.behaviour import Behaviour, Receipt
+from tollhouse.testing.behaviour import Behaviour, Receipt, ToolCall
 from tollhouse.testing.fake import FakeProvider
 
-__all__ = ["Behaviour", "FakeProvider", "Receipt"]
+__all__ = ["Behaviour", "FakeProvider", "Receipt", "ToolCall"]

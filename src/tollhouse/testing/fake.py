@@ -1,7 +1,6 @@
-"""The fake provider: four wire formats on one loopback port, with receipts."""
+"""The fake provider: all wire formats on one loopback port, with receipts."""
 
 import asyncio
-import gzip
 import os
 import threading
 from collections import deque
@@ -14,23 +13,20 @@ from typing import Any, BinaryIO, Self
 import msgspec
 import uvloop
 
-from tollhouse.testing.behaviour import Behaviour, Exchange, Format, Receipt, Tokens
-from tollhouse.testing.billing import Call, bill
+from tollhouse.testing.answering import Planned, key_of, plan, replay
+from tollhouse.testing.behaviour import Behaviour, Exchange, Format, Receipt
+from tollhouse.testing.billing import Call
 from tollhouse.testing.control import PREFIX, control
-from tollhouse.testing.formats import BASE_PATHS, BadCall, WireFormat, format_at
-from tollhouse.testing.server import Connection, Delivery, HttpCall
+from tollhouse.testing.formats.base import BadCall, WireFormat
+from tollhouse.testing.formats.registry import BASE_PATHS, format_at
+from tollhouse.testing.server import Connection, Delivery, HttpCall, Stream
 
 _BACKLOG = 4096
-_KEY_HEADERS = ("authorization", "x-api-key", "api-key", "x-goog-api-key")
 _CORRELATION_HEADERS = ("x-request-id", "x-client-request-id")
-# Errors that an intermediary makes up after the provider may have done the work.
-_LOST_BEHIND = frozenset({502, 504})
-_GARBAGE = b"<html><body>It works!</body></html>"
-_BARE = b"<html><head><title>Error</title></head><body>nginx</body></html>"
 
 
 class FakeProvider:
-    """Answers like Anthropic, OpenAI, DeepSeek and Gemini, and notes what each call costs.
+    """Answers like Anthropic, OpenAI, DeepSeek and Gemini, whole or in events, and notes what each call costs.
 
     ``with FakeProvider() as fake`` serves from a thread of its own; ``await start()`` and ``await stop()`` serve from
     the running loop. Telling it how to behave, and reading its receipts, works from any thread at any time.
@@ -50,7 +46,8 @@ class FakeProvider:
         self._default = Behaviour()
         self._of_model: dict[str, Behaviour] = {}
         self._script: deque[Behaviour | Exchange] = deque()
-        self._receipts: list[Receipt] = []
+        # Receipts as they were when their calls arrived, and the streams that tell how far they have come since.
+        self._receipts: list[tuple[Receipt, Stream | None]] = []
         self._file: BinaryIO | None = None
         self._server: asyncio.Server | None = None
         self._connections: set[Connection] = set()
@@ -88,8 +85,8 @@ class FakeProvider:
     # What it tells.
 
     def receipts(self) -> list[Receipt]:
-        """Return the receipts so far, in the order the calls arrived."""
-        return list(self._receipts)
+        """Return the receipts so far, in the order the calls arrived, each with how far its stream has come by now."""
+        return [receipt if stream is None else _by_now(receipt, stream) for receipt, stream in list(self._receipts)]
 
     @property
     def port(self) -> int:
@@ -180,8 +177,8 @@ class FakeProvider:
         if form is None or http.method != "POST":
             return Delivery(404, b'{"error":{"message":"nothing is spoken here","type":"not_found_error"}}')
         try:
-            call = form.read(path, http.body)
-        except BadCall as error:
+            call = form.read(http.target, http.body)
+        except (BadCall, RecursionError) as error:
             # Whatever it was told, it refuses what the vendor would.
             refused = Behaviour(status=400, reason=str(error))
             return self._deliver(form, path, http, Call(model="", prompt_bytes=0), refused)
@@ -191,81 +188,47 @@ class FakeProvider:
     def _deliver(self, form: WireFormat, path: str, http: HttpCall, call: Call, told: Behaviour | Exchange) -> Delivery:
         self._order += 1
         answer_id = f"fake-{self._run}-{self._order}"
-        if isinstance(told, Exchange):
-            delivery, tokens, billed = _replayed(told), Tokens(), told.status < 400
-        else:
-            cost = bill(call, told)
-            cost = msgspec.structs.replace(cost, tokens=form.fold(cost.tokens))
-            billed = told.status is None or (told.bare and told.status in _LOST_BEHIND)
-            tokens = cost.tokens if billed else Tokens()
-            body = form.answer(call, answer_id, cost, told) if told.status is None else _refusal(form, told, http)
-            delivery = _told(form, told, answer_id, body)
-        self._note(
-            Receipt(
-                id=answer_id,
-                order=self._order,
-                format=form.name,
-                model=call.model,
-                path=path,
-                status=delivery.status if delivery.fate == "whole" else None,
-                billed=billed,
-                **msgspec.structs.asdict(tokens),
-                authenticated=any(http.headers.get(name) for name in _KEY_HEADERS),
-                correlation_id=next((http.headers[n] for n in _CORRELATION_HEADERS if n in http.headers), None),
-                replayed=isinstance(told, Exchange),
-                raw_request=_one_line(http.body),
-            )
-        )
-        return delivery
+        is_replayed = isinstance(told, Exchange)
+        planned = replay(told) if isinstance(told, Exchange) else plan(form, call, answer_id, told, http.headers)
+        self._note(self._receipt(form, path, http, call, planned, answer_id, is_replayed=is_replayed), planned)
+        return planned.delivery
 
-    def _note(self, receipt: Receipt) -> None:
-        self._receipts.append(receipt)
+    def _receipt(
+        self,
+        form: WireFormat,
+        path: str,
+        http: HttpCall,
+        call: Call,
+        planned: Planned,
+        answer_id: str,
+        *,
+        is_replayed: bool,
+    ) -> Receipt:
+        delivery = planned.delivery
+        return Receipt(
+            id=answer_id,
+            order=self._order,
+            format=form.name,
+            model=call.model,
+            path=path,
+            status=delivery.status if delivery.fate == "whole" else None,
+            billed=planned.billed,
+            **msgspec.structs.asdict(planned.tokens),
+            authenticated=key_of(http.headers) != "",
+            correlation_id=next((http.headers[n] for n in _CORRELATION_HEADERS if n in http.headers), None),
+            replayed=is_replayed,
+            raw_request=_one_line(http.body),
+            streamed_events=None if delivery.stream is None else 0,
+        )
+
+    def _note(self, receipt: Receipt, planned: Planned) -> None:
+        self._receipts.append((receipt, planned.delivery.stream))
         if self._file is not None:
             self._file.write(msgspec.json.encode(receipt) + b"\n")
 
 
-def _told(form: WireFormat, told: Behaviour, answer_id: str, body: bytes) -> Delivery:
-    """Return the delivery of an answer or an error in the way that a behaviour tells."""
-    headers = [] if form.id_header is None else [(form.id_header, answer_id)]
-    content_type = "application/json"
-    if told.status is not None and told.bare:
-        body, content_type = _BARE, "text/html"
-    if told.garbage:
-        body = _GARBAGE
-    if told.status is not None and told.retry_after_s is not None and form.name != "gemini":
-        headers.append(("retry-after", f"{told.retry_after_s:g}"))
-    if told.gzip:
-        body = gzip.compress(body, compresslevel=1)
-        headers.append(("content-encoding", "gzip"))
-    fate: Any = "never" if told.hang else "whole"
-    if told.reset is not None:
-        fate = "reset_before" if told.reset == "before_answer" else "reset_mid"
-    return Delivery(
-        status=told.status or 200,
-        body=body,
-        content_type=content_type,
-        headers=tuple(headers),
-        delay_s=told.delay_s,
-        fate=fate,
-        keep_alive=not told.no_keep_alive,
-    )
-
-
-def _refusal(form: WireFormat, told: Behaviour, http: HttpCall) -> bytes:
-    assert told.status is not None, "a refusal has a status"
-    reason = told.reason
-    if told.status == 401:
-        # OpenAI and DeepSeek repeat the ends of the key they refuse: no caller must ever see that.
-        key = next((http.headers[name] for name in _KEY_HEADERS if name in http.headers), "")
-        key = key.removeprefix("Bearer ")
-        reason = f"Incorrect API key provided: {key[:8]}***{key[-4:]}."
-    return form.error(told.status, reason, told.retry_after_s)
-
-
-def _replayed(exchange: Exchange) -> Delivery:
-    response = exchange.response
-    body = response.encode() if isinstance(response, str) else msgspec.json.encode(response)
-    return Delivery(exchange.status, body, exchange.content_type or "application/json")
+def _by_now(receipt: Receipt, stream: Stream) -> Receipt:
+    return msgspec.structs.replace(receipt, streamed_events=stream.sent, client_left_after=stream.left_after)
 
 
 def _one_line(body: bytes) -> msgspec.Raw:

@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +13,10 @@ import msgspec
 import pytest
 import uvloop
 
-from tollhouse.providers.base import (
-    Adapter,
-    Message,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    ProviderRequest,
-    Rejected,
-    Usage,
-    WireRequest,
-    WireResponse,
-)
+from tollhouse.providers.base import Adapter, OutcomeUnknown, Overloaded, Rejected, WireRequest, WireResponse
+from tollhouse.providers.conversation import Message, ProviderAnswer, ProviderRequest
 from tollhouse.providers.registry import adapter_for
+from tollhouse.providers.usage import Usage
 from tollhouse.testing import Behaviour, FakeProvider, Receipt
 from tollhouse.testing.behaviour import Format
 
@@ -38,18 +28,6 @@ ASK = ProviderRequest(
     messages=(Message("system", "Be brief, be true."), Message("user", "What is the toll? é")),
     max_tokens=400,
 )
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[FakeProvider]:
-    with FakeProvider() as fake:
-        yield fake
-
-
-@pytest.fixture
-def fake(running: FakeProvider) -> FakeProvider:
-    running.reset()
-    return running
 
 
 def adapter(fake: FakeProvider, kind: Format) -> Adapter:
@@ -327,7 +305,9 @@ def test_a_request_that_is_none_of_its_format_is_refused_as_the_vendor_would(fak
     assert [receipt.billed for receipt in fake.receipts()] == [False]
 
 
-@pytest.mark.parametrize("fields", [{"max_tokens": 0}, {"max_tokens": 5, "max_completion_tokens": 5}, {"stream": True}])
+@pytest.mark.parametrize(
+    "fields", [{"max_tokens": 0}, {"max_tokens": 5, "max_completion_tokens": 5}, {"stream_options": {}}]
+)
 def test_what_openai_refuses_is_refused(fake, fields):
     wire = adapter(fake, "openai").encode(ASK)
     wire = msgspec.structs.replace(wire, body=json.dumps(json.loads(wire.body) | fields).encode())
@@ -336,7 +316,8 @@ def test_what_openai_refuses_is_refused(fake, fields):
 
 def test_elsewhere_nothing_is_spoken_and_nothing_billed(fake):
     assert control(fake, "GET", "/v1/models")[0] == 404
-    assert control(fake, "POST", "/v1/embeddings", {})[0] == 404
+    assert control(fake, "POST", "/v1/images/generations", {})[0] == 404
+    assert control(fake, "POST", "/v1beta/models/m:predict", {})[0] == 404
     assert fake.receipts() == []
 
 
@@ -395,6 +376,12 @@ def test_what_is_no_exchange_is_not_replayed(fake):
         ({"reset": "now"}, "reset: expected one of before_answer, mid_answer"),
         ({"status": 99}, "status: expected an HTTP status from 200 to 599, found 99"),
         ({"delay_s": -1}, "delay_s: expected 0 or more"),
+        ({"chunk_delay_s": -1}, "chunk_delay_s: expected 0 or more"),
+        ({"cut_after_events": -1}, "cut_after_events: expected 0 or more"),
+        ({"hang_after_events": -1}, "hang_after_events: expected 0 or more"),
+        ({"cut_after_events": 1, "error_after_events": 1}, "hang_after_events: expected one of them at most"),
+        ({"cut": "off"}, "cut: expected one of eof, close, reset, found 'off'"),
+        ({"tool_call": {"name": "f"}}, "tool_call: expected a ToolCall, found dict"),
         ({"output_tokens": -1}, "output_tokens: expected 0 or more"),
         ({"bytes_per_token": 0}, "bytes_per_token: expected 1 or more"),
     ],
@@ -428,6 +415,7 @@ def test_over_http_it_is_told_the_same_as_in_python(fake):
         ("/_fake/behaviour", {"delay": 1}, 400, "unknown field `delay`"),
         ("/_fake/behaviour", {"status": 99}, 400, "status: expected an HTTP status"),
         ("/_fake/behaviour", None, 400, "truncated"),
+        ("/_fake/behaviour", {"tool_call": {"name": ""}}, 400, "name: expected a tool's name, found none"),
         ("/_fake/script", {}, 400, "Expected `array`"),
         ("/_fake/replay", {"status": 200}, 400, "`response`"),
         ("/_fake/behavior", {}, 404, "POST /_fake/behavior"),
