@@ -6,47 +6,89 @@ import msgspec
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tollhouse.pricing.model import Price, Rates, Tier, ceiling_nano_usd, cost_nano_usd
-from tollhouse.providers.base import Usage
+from tollhouse.pricing.model import UNPRICED_SEARCH_NANO_USD, Price, Rates, Tier, ceiling_nano_usd, cost_nano_usd
+from tollhouse.providers.usage import Usage
 
 RATE = st.integers(0, 10**12) | st.integers(0, 3)
-RATES = st.builds(Rates, RATE, RATE, RATE, RATE, RATE, RATE)
+RATES = st.builds(Rates, *[RATE] * 10)
 THRESHOLD = st.integers(0, 60)
 TOKENS = st.integers(0, 30) | st.integers(0, 10**7)
-USAGE = st.builds(Usage, TOKENS, TOKENS, TOKENS, TOKENS, TOKENS, TOKENS)
+SEARCHES = st.integers(0, 20)
+USAGE = st.builds(Usage, *[TOKENS] * 10, SEARCHES)
 
 
 @st.composite
 def prices(draw: st.DrawFn) -> Price:
     thresholds = sorted(draw(st.sets(THRESHOLD, max_size=4)))
     tiers = tuple(Tier(above_input_tokens=threshold, rates=draw(RATES)) for threshold in thresholds)
-    return Price.of("test", draw(RATES), tiers, request_nano_usd=draw(st.integers(0, 10**8)))
+    return Price.of(
+        "test",
+        draw(RATES),
+        tiers,
+        request_nano_usd=draw(st.integers(0, 10**8)),
+        search_nano_usd=draw(st.none() | st.integers(0, 10**8)),
+    )
 
 
-def input_tokens(usage: Usage) -> int:
-    return usage.input_tokens + usage.cached_input_tokens + usage.cache_write_tokens + usage.cache_write_1h_tokens
+def classes(usage: Usage, direction: str) -> dict[str, int]:
+    """The usage's tokens in or out by class; reasoning is output, and cache writes are input, whatever their names."""
+    inputs = {"input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens"} | {
+        "audio_input_tokens",
+        "image_input_tokens",
+    }
+    every = {name: count for name, count in msgspec.structs.asdict(usage).items() if name != "web_searches"}
+    return {name: count for name, count in every.items() if (name in inputs) == (direction == "in")}
 
 
 def exact_cost_nano_usd(price: Price, usage: Usage) -> Fraction:
-    reached = [tier.rates for tier in price.tiers if input_tokens(usage) > tier.above_input_tokens]
+    reached = [tier.rates for tier in price.tiers if sum(classes(usage, "in").values()) > tier.above_input_tokens]
     rates = reached[-1] if reached else price.base
-    pairs = zip(msgspec.structs.astuple(usage), msgspec.structs.astuple(rates), strict=True)
-    return price.request_nano_usd + Fraction(sum(tokens * rate for tokens, rate in pairs), 10**6)
+    tokens = sum(
+        count * getattr(rates, name.replace("_tokens", "_nano_usd_per_mtok"))
+        for direction in ("in", "out")
+        for name, count in classes(usage, direction).items()
+    )
+    search = UNPRICED_SEARCH_NANO_USD if price.search_nano_usd is None else price.search_nano_usd
+    return price.request_nano_usd + usage.web_searches * search + Fraction(tokens, 10**6)
 
 
-@given(prices(), USAGE, TOKENS, TOKENS)
+@given(prices(), USAGE, TOKENS, TOKENS, SEARCHES, st.booleans(), st.booleans())
 @example(
     # A long prompt's tier that is cheaper than the base: the dearest call is not the longest.
-    Price.of("test", Rates(9, 9, 9, 9, 9, 9), (Tier(above_input_tokens=10, rates=Rates(0, 0, 0, 0, 0, 0)),)),
+    Price.of("test", Rates(*[9] * 10), (Tier(above_input_tokens=10, rates=Rates(*[0] * 10)),)),
     Usage(input_tokens=10, output_tokens=1_000_000),
     1,
     0,
+    0,
+    False,
+    False,
 )
-def test_no_call_costs_more_than_its_ceiling(price, usage, spare_input, spare_output):
+@example(
+    # Sound whose rate is the dearest, in a tier that the sound alone reaches.
+    Price.of("test", Rates(*[0] * 10), (Tier(above_input_tokens=10, rates=Rates(*[0, 0, 0, 0, 0, 0, 9, 0, 0, 0])),)),
+    Usage(audio_input_tokens=1_000_000),
+    0,
+    0,
+    0,
+    True,
+    False,
+)
+def test_no_call_costs_more_than_its_ceiling(
+    price, usage, spare_input, spare_output, spare_searches, has_audio, has_images
+):
+    usage = msgspec.structs.replace(
+        usage,
+        audio_input_tokens=usage.audio_input_tokens if has_audio else 0,
+        image_input_tokens=usage.image_input_tokens if has_images else 0,
+        web_searches=0 if price.search_nano_usd is None else usage.web_searches,
+    )
     ceiling = ceiling_nano_usd(
         price,
-        max_input_tokens=input_tokens(usage) + spare_input,
-        max_output_tokens=usage.output_tokens + usage.reasoning_tokens + spare_output,
+        max_input_tokens=sum(classes(usage, "in").values()) + spare_input,
+        max_output_tokens=sum(classes(usage, "out").values()) + spare_output,
+        max_searches=0 if price.search_nano_usd is None else usage.web_searches + spare_searches,
+        has_audio=has_audio,
+        has_images=has_images,
     )
     assert cost_nano_usd(price, usage) <= ceiling
 
@@ -57,18 +99,25 @@ def test_a_cost_is_the_exact_sum_rounded_up_by_less_than_a_nano_usd(price, usage
     assert exact <= cost_nano_usd(price, usage) < exact + 1
 
 
-@given(prices(), TOKENS, TOKENS)
-def test_without_tiers_the_ceiling_is_reached_by_some_call(price, max_input_tokens, max_output_tokens):
+@given(prices(), TOKENS, TOKENS, st.booleans(), st.booleans())
+def test_without_tiers_the_ceiling_is_reached_by_some_call(
+    price, max_input_tokens, max_output_tokens, has_audio, has_images
+):
     flat = Price.of("test", price.base, request_nano_usd=price.request_nano_usd)
-    splits_of_input = [
-        (max_input_tokens, 0, 0, 0),
-        (0, max_input_tokens, 0, 0),
-        (0, 0, max_input_tokens, 0),
-        (0, 0, 0, max_input_tokens),
-    ]
-    splits_of_output = [(max_output_tokens, 0), (0, max_output_tokens)]
-    dearest = max(cost_nano_usd(flat, Usage(*taken, *made)) for taken in splits_of_input for made in splits_of_output)
-    assert dearest == ceiling_nano_usd(flat, max_input_tokens=max_input_tokens, max_output_tokens=max_output_tokens)
+    left_out = {name for name, is_there in (("audio", has_audio), ("image", has_images)) if not is_there}
+    inputs = [name for name in classes(Usage(), "in") if name.partition("_")[0] not in left_out]
+    dearest = max(
+        cost_nano_usd(flat, Usage(**{taken: max_input_tokens, made: max_output_tokens}))
+        for taken in inputs
+        for made in classes(Usage(), "out")
+    )
+    assert dearest == ceiling_nano_usd(
+        flat,
+        max_input_tokens=max_input_tokens,
+        max_output_tokens=max_output_tokens,
+        has_audio=has_audio,
+        has_images=has_images,
+    )
 
 
 @given(prices())

@@ -1,4 +1,4 @@
-"""Usage as callers read it. Amounts are exact, in USD; token classes are disjoint."""
+"""Usage as callers read it. Amounts are exact, in USD; token classes are disjoint, and add up to ``tokens``."""
 
 from decimal import Decimal
 
@@ -9,6 +9,7 @@ from msgspec import UNSET, UnsetType
 class TotalUsage(msgspec.Struct, frozen=True):
     """A tenant's usage of a month as one total.
 
+    ``media_tokens`` are sound and pictures, read or made, where the provider counts them apart.
     ``unknown_calls`` are those whose outcome is not known yet, and ``unknown_usd`` the ceilings held for them; they
     are in none of the other figures.
     """
@@ -23,6 +24,7 @@ class TotalUsage(msgspec.Struct, frozen=True):
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    media_tokens: int
     unknown_calls: int
     unknown_usd: Decimal
 
@@ -44,6 +46,7 @@ class UsageGroup(msgspec.Struct, frozen=True, kw_only=True):
     cache_write_tokens: int
     output_tokens: int
     reasoning_tokens: int
+    media_tokens: int
     unknown_calls: int
     unknown_usd: Decimal
 

@@ -109,6 +109,7 @@ def _counts(total: UsageSum) -> dict[str, Any]:
         "cache_write_tokens": total.cache_write_tokens,
         "output_tokens": total.output_tokens,
         "reasoning_tokens": total.reasoning_tokens,
+        "media_tokens": total.media_tokens,
         "unknown_calls": total.unknown_calls,
         "unknown_usd": usd(total.unknown_nano_usd),
     }

@@ -1,13 +1,15 @@
 """Entries of the ledger, and the operations that make them."""
 
 import hashlib
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
 
 from tollhouse.budgets.model import Reservation
 from tollhouse.idempotency.model import Claim, FreeClaim
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 
 GENESIS_HASH = "0" * 64
 """What the first entry of a tenant's chain follows."""
@@ -15,9 +17,37 @@ GENESIS_HASH = "0" * 64
 Status = Literal["settled", "unknown", "adjustment"]
 UsageSource = Literal["reported", "estimated", "none"]
 
+OTHER_CLASSES = (
+    "audio_input_tokens",
+    "image_input_tokens",
+    "audio_output_tokens",
+    "image_output_tokens",
+    "web_searches",
+)
+"""The classes of usage that few calls have: they share the column ``other_usage``."""
+
+_other_of: Callable[[Usage], tuple[int, ...]] = attrgetter(*OTHER_CLASSES)
+
+
+def other_usage(usage: Usage) -> str:
+    """Return those of ``OTHER_CLASSES`` that are not 0 as a compact JSON object; "" for none."""
+    counts = _other_of(usage)
+    if not any(counts):
+        return ""
+    there = {name: count for name, count in zip(OTHER_CLASSES, counts, strict=True) if count}
+    return msgspec.json.encode(there).decode()
+
+
+def other_counts(text: str) -> dict[str, int]:
+    """Return what a row's ``other_usage`` says, by class."""
+    return msgspec.json.decode(text, type=dict[str, int]) if text else {}
+
 
 class LedgerEntry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """A row of ``ai_usage_log`` but for its id and its own hash, in the order that is hashed."""
+    """A row of ``ai_usage_log`` but for its id and its own hash, in the order that is hashed.
+
+    An ``other_usage`` of "" is not hashed, so that rows without any have the hash they had before there was the column.
+    """
 
     request_id: str
     attempt: int
@@ -44,11 +74,21 @@ class LedgerEntry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     billing_period: str
     admitted_at: str
     created_at: str
+    other_usage: str
     prev_hash: str
 
+    def hashed(self) -> bytes:
+        """Return the entry's values as a compact JSON array in UTF-8, the previous row's hash last."""
+        values = msgspec.json.encode(self)
+        if self.other_usage:
+            return values
+        # The last empty text that has a value after it: within a text, a quote never follows another.
+        before, _, after = values.rpartition(b'"",')
+        return before + after
+
     def row_hash(self) -> str:
-        """SHA-256, in hex, of the entry's values as a compact JSON array in UTF-8, the previous row's hash last."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        """SHA-256, in hex, of what is hashed."""
+        return hashlib.sha256(self.hashed()).hexdigest()
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):
@@ -102,6 +142,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
             reservation.billing_period,
             reservation.created_at,
             self.created_at,
+            other_usage(usage),
             prev_hash,
         )
 

@@ -15,7 +15,7 @@ _COLUMNS = (
     *("text[]", "int[]", *["text[]"] * 7),
     *["bigint[]"] * 8,
     *["text[]"] * 4,
-    *("int[]", "text[]", "text[]", "text[]"),
+    *("int[]", *["text[]"] * 4),
 )
 _ARGUMENTS = ("bigint", "text[]", "int[]", "bytea[]", "bigint[]", *_COLUMNS, "text[]", "bytea[]")
 _SETTLE = "SELECT ai_settle({})".format(
@@ -35,7 +35,7 @@ SELECT r.request_id, r.attempt FROM ai_reservations r
   JOIN unnest($1::text[], $2::int[]) AS e (request_id, attempt) USING (request_id, attempt)
  WHERE r.state = 'open'"""
 
-# The place of prev_hash, empty, at the end of an encoded entry; the database puts the hash there.
+# The place of prev_hash, empty, at the end of what is hashed of an entry; the database puts the hash there.
 _EMPTY_HASH = b'""]'
 
 _Attempt = tuple[str, int]
@@ -71,7 +71,7 @@ class PostgresSettlements(_Endings):
             self._lease.epoch,
             list(tenants),
             heads,
-            [msgspec.json.encode(entry).removesuffix(_EMPTY_HASH) for entry in entries],
+            [entry.hashed().removesuffix(_EMPTY_HASH) for entry in entries],
             [each.reservation.ceiling_nano_usd for each in operations],
             *columns,
             [None if each.claim is None else each.claim.claim_id for each in operations],

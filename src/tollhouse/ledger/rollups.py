@@ -39,7 +39,7 @@ def counts(entry: LedgerEntry, ceiling_nano_usd: int) -> tuple[int, ...]:
     if entry.status == "unknown":
         return (0, 0, 0, 0, 0, 0, 0, 0, 1, ceiling_nano_usd)
     is_adjustment = entry.status == "adjustment"
-    is_billed = entry.total_tokens > 0 or entry.cost_nano_usd > 0
+    is_billed = entry.total_tokens > 0 or entry.cost_nano_usd > 0 or entry.other_usage != ""
     return (
         1 if is_billed or not is_adjustment else 0,
         entry.input_tokens,

@@ -13,7 +13,7 @@ from tollhouse.idempotency import store as idempotency
 from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.model import Ending, Release, Settlement
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.storage.database import Database
 
 _LOG = structlog.get_logger("tollhouse.ledger")

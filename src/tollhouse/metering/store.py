@@ -37,6 +37,12 @@ class UsageSum(msgspec.Struct, frozen=True):
     unknown_calls: int
     unknown_nano_usd: int
 
+    @property
+    def media_tokens(self) -> int:
+        """Tokens of sound and pictures, which the rollups hold in their total alone."""
+        text = self.input_tokens + self.cached_input_tokens + self.cache_write_tokens
+        return self.total_tokens - (text + self.output_tokens + self.reasoning_tokens)
+
 
 _COUNTS = UsageSum.__struct_fields__[1:]
 

@@ -12,7 +12,12 @@ from tollhouse.pricing.model import Price, Rates
 
 
 class ConfiguredPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A price as an operator writes it: USD per million tokens, at most nine decimals. 0 is a price."""
+    """A price as an operator writes it: USD per million tokens, at most nine decimals. 0 is a price.
+
+    Attributes:
+        search: USD for 1,000 uses of the provider's search tool, at most six decimals. Left out: it has no price, and
+            calls that may search are refused, since a search is not free on any vendor's list.
+    """
 
     input: Decimal
     output: Decimal
@@ -24,6 +29,13 @@ class ConfiguredPrice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Left out: as ``cache_write``."""
     reasoning: Decimal | None = None
     """Left out: as ``output``."""
+    audio_input: Decimal | None = None
+    """Left out: as ``input``; so are pictures."""
+    image_input: Decimal | None = None
+    audio_output: Decimal | None = None
+    """Left out: as ``output``; so are pictures."""
+    image_output: Decimal | None = None
+    search: Decimal | None = None
 
 
 class PriceBook:
@@ -95,7 +107,7 @@ def _price(model: str, configured: ConfiguredPrice) -> Price:
     rates = {
         name: _nano_usd_per_mtok(model, name, amount)
         for name, amount in msgspec.structs.asdict(configured).items()
-        if amount is not None
+        if amount is not None and name != "search"
     }
     cache_write = rates.get("cache_write", rates["input"])
     return Price.of(
@@ -107,7 +119,12 @@ def _price(model: str, configured: ConfiguredPrice) -> Price:
             cache_write_1h_nano_usd_per_mtok=rates.get("cache_write_1h", cache_write),
             output_nano_usd_per_mtok=rates["output"],
             reasoning_nano_usd_per_mtok=rates.get("reasoning", rates["output"]),
+            audio_input_nano_usd_per_mtok=rates.get("audio_input", rates["input"]),
+            image_input_nano_usd_per_mtok=rates.get("image_input", rates["input"]),
+            audio_output_nano_usd_per_mtok=rates.get("audio_output", rates["output"]),
+            image_output_nano_usd_per_mtok=rates.get("image_output", rates["output"]),
         ),
+        search_nano_usd=None if configured.search is None else _search_nano_usd(model, configured.search),
     )
 
 
@@ -115,14 +132,25 @@ def _nano_usd_per_mtok(model: str, name: str, usd_per_mtok: Decimal) -> int:
     try:
         rate = nano_usd(usd_per_mtok)
     except ValueError as error:
-        raise _misconfigured(model, name, str(error)) from error
+        raise _misconfigured(model, name, str(error), _RATE) from error
     if rate < 0:
-        raise _misconfigured(model, name, f"{usd_per_mtok} USD is negative")
+        raise _misconfigured(model, name, f"{usd_per_mtok} USD is negative", _RATE)
     return rate
 
 
-def _misconfigured(model: str, name: str, reason: str) -> StartError:
-    return StartError(
-        f'[models."{model}"] price.{name}: {reason}; expected USD per million tokens, '
-        "a number from 0 up with at most nine decimals"
-    )
+def _search_nano_usd(model: str, usd_for_1000: Decimal) -> int:
+    try:
+        for_1000 = nano_usd(usd_for_1000)
+    except ValueError as error:
+        raise _misconfigured(model, "search", str(error), _SEARCH) from error
+    if for_1000 < 0 or for_1000 % 1000:
+        raise _misconfigured(model, "search", f"{usd_for_1000} USD is negative, or too fine for one search", _SEARCH)
+    return for_1000 // 1000
+
+
+_RATE = "USD per million tokens, a number from 0 up with at most nine decimals"
+_SEARCH = "USD for 1,000 searches, a number from 0 up with at most six decimals"
+
+
+def _misconfigured(model: str, name: str, reason: str, expected: str) -> StartError:
+    return StartError(f'[models."{model}"] price.{name}: {reason}; expected {expected}')

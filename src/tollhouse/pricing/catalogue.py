@@ -39,14 +39,22 @@ class CompileTask(msgspec.Struct, frozen=True):
     queries: tuple[CatalogueQuery, ...]
 
 
-Catalogue = Mapping[str, tuple[Price, ...]]
-"""By configured name: the price in force, then those already known to follow, each with its first instant.
-A model that the catalogue cannot price is not in it.
-The child writes this to its standard output, as JSON."""
+class Catalogue(msgspec.Struct, frozen=True):
+    """What the catalogue knows of the wanted models; the child writes it to its standard output, as JSON.
+
+    Attributes:
+        prices: by configured name: the price in force, then those already known to follow, each with its first
+            instant. A model that the catalogue cannot price is not in it.
+        context_windows: by configured name: the most tokens of input and output together that the model takes. A
+            model of which the catalogue does not say is not in it.
+    """
+
+    prices: Mapping[str, tuple[Price, ...]]
+    context_windows: Mapping[str, int]
 
 
 async def compile_catalogue(wanted: Sequence[CatalogueQuery], *, now_ms: int, timeout_s: float = 30.0) -> Catalogue:
-    """Return the catalogue's prices of the wanted models.
+    """Return the catalogue's prices and context windows of the wanted models.
 
     Args:
         wanted: models without a configured price; for none at all, no process is started.
@@ -57,7 +65,7 @@ async def compile_catalogue(wanted: Sequence[CatalogueQuery], *, now_ms: int, ti
         StartError: the child process could not be started, failed, took too long, or wrote something else.
     """
     if not wanted:
-        return {}
+        return Catalogue({}, {})
     task = msgspec.json.encode(CompileTask(now_ms=now_ms, queries=tuple(wanted)))
     try:
         child = await asyncio.create_subprocess_exec(
@@ -81,7 +89,7 @@ async def compile_catalogue(wanted: Sequence[CatalogueQuery], *, now_ms: int, ti
         lines = stderr.decode(errors="replace").strip().splitlines()
         raise _failure(f"exit status {child.returncode}" + (f", {lines[-1]}" if lines else ""))
     try:
-        return msgspec.json.decode(stdout, type=dict[str, tuple[Price, ...]])
+        return msgspec.json.decode(stdout, type=Catalogue)
     except msgspec.MsgspecError as error:
         raise _failure(f"its output is not a table of prices: {error}") from error
 

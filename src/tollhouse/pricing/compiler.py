@@ -25,7 +25,7 @@ from genai_prices.types import (
 
 from tollhouse.kit.clock import epoch_ms
 from tollhouse.kit.money import NANO_USD_PER_USD
-from tollhouse.pricing.catalogue import CatalogueQuery, CompileTask
+from tollhouse.pricing.catalogue import Catalogue, CatalogueQuery, CompileTask
 from tollhouse.pricing.model import Price, Rates, Tier
 
 _VENDOR_OF_KIND = {"anthropic": "anthropic", "openai": "openai", "deepseek": "deepseek", "gemini": "google"}
@@ -36,26 +36,36 @@ _DIMENSIONS: dict[str, _Dimensions] = {
     unit["price_key"]: frozenset(unit["dimensions"].items()) for unit in unit_data.values()
 }
 
-_TEXT_INPUT: _Dimensions = frozenset({("family", "tokens"), ("direction", "input"), ("modality", "text")})
+_INPUT: _Dimensions = frozenset({("family", "tokens"), ("direction", "input")})
+_TEXT_INPUT = _INPUT | {("modality", "text")}
+_AUDIO_INPUT = _INPUT | {("modality", "audio")}
+_IMAGE_INPUT = _INPUT | {("modality", "image")}
 _CACHED_INPUT = _TEXT_INPUT | {("token_type", "cache_read")}
 _CACHE_WRITE = _TEXT_INPUT | {("token_type", "cache_write"), ("cache_ttl", "5m")}
 _CACHE_WRITE_1H = _TEXT_INPUT | {("token_type", "cache_write"), ("cache_ttl", "1h")}
 _OUTPUT: _Dimensions = frozenset({("family", "tokens"), ("direction", "output")})
 _REASONING = _OUTPUT | {("modality", "text"), ("token_type", "reasoning")}
+_AUDIO_OUTPUT = _OUTPUT | {("modality", "audio")}
+_IMAGE_OUTPUT = _OUTPUT | {("modality", "image")}
 
 _Amounts = dict[str, Decimal]
 """USD by price key, for one call's number of input tokens."""
 
 
-def compile_prices(task: CompileTask) -> dict[str, tuple[Price, ...]]:
-    """Return the prices of the models that the catalogue can price, by configured name."""
+def compile_catalogue(task: CompileTask) -> Catalogue:
+    """Return what the catalogue knows of the models that are asked for."""
     snapshot = get_snapshot()
-    compiled = {}
+    prices: dict[str, tuple[Price, ...]] = {}
+    context_windows: dict[str, int] = {}
     for query in task.queries:
         found = _vendor(snapshot, query).find_model(query.upstream_model, all_providers=snapshot.providers)
-        if found is not None and (schedule := _schedule(found, task.now_ms)):
-            compiled[query.model] = schedule
-    return compiled
+        if found is None:
+            continue
+        if schedule := _schedule(found, task.now_ms):
+            prices[query.model] = schedule
+        if found.context_window:
+            context_windows[query.model] = found.context_window
+    return Catalogue(prices, context_windows)
 
 
 def _vendor(snapshot: DataSnapshot, query: CatalogueQuery) -> Provider:
@@ -118,8 +128,15 @@ def _dearest_price(candidates: list[ModelPrice], effective_from_ms: int) -> Pric
         request_nano_usd=max(
             _nano_usd(_amounts(candidate, 0).get("requests_kcount", Decimal(0)) / 1000) for candidate in candidates
         ),
+        search_nano_usd=_dearest_search(candidates),
         effective_from_ms=effective_from_ms,
     )
+
+
+def _dearest_search(candidates: list[ModelPrice]) -> int | None:
+    """Return what one web search costs at most; None if the catalogue does not say."""
+    amounts = [_amounts(candidate, 0).get("web_searches_kcount") for candidate in candidates]
+    return max((_nano_usd(amount / 1000) for amount in amounts if amount is not None), default=None)
 
 
 def _thresholds(price: ModelPrice) -> Iterable[int]:
@@ -139,6 +156,10 @@ def _dearest_rates(candidates: list[ModelPrice], input_tokens: int) -> Rates:
         cache_write_1h_nano_usd_per_mtok=dearest(lambda a: _most_specific(a, _CACHE_WRITE_1H)),
         output_nano_usd_per_mtok=dearest(_output),
         reasoning_nano_usd_per_mtok=dearest(_reasoning),
+        audio_input_nano_usd_per_mtok=dearest(lambda a: _most_specific(a, _AUDIO_INPUT)),
+        image_input_nano_usd_per_mtok=dearest(lambda a: _most_specific(a, _IMAGE_INPUT)),
+        audio_output_nano_usd_per_mtok=dearest(lambda a: _media_output(a, _AUDIO_OUTPUT)),
+        image_output_nano_usd_per_mtok=dearest(lambda a: _media_output(a, _IMAGE_OUTPUT)),
     )
 
 
@@ -167,17 +188,25 @@ def _most_specific(amounts: _Amounts, token: _Dimensions) -> Decimal:
 
 
 def _output(amounts: _Amounts) -> Decimal:
-    """Return the dearest output of any modality.
+    """Return the dearest output of any modality but sound.
 
-    Usage does not tell text from images, which some models make unasked, at ten times the price of text.
-    Models priced by their input alone (embeddings, old completion models) have their output priced like it.
+    Each API that makes sound counts it apart, but pictures, which some models make unasked at ten times the price of
+    text, are not always told from it. Models priced by their input alone (embeddings, old completion models) have
+    their output priced like it.
     """
-    outputs = [
-        amount
+    outputs = {
+        key: amount
         for key, amount in amounts.items()
         if _DIMENSIONS[key] >= _OUTPUT and ("token_type", "reasoning") not in _DIMENSIONS[key]
-    ]
-    return max(outputs, default=amounts["input_mtok"])
+    }
+    silent = [amount for key, amount in outputs.items() if ("modality", "audio") not in _DIMENSIONS[key]]
+    return max(silent or outputs.values(), default=amounts["input_mtok"])
+
+
+def _media_output(amounts: _Amounts, token: _Dimensions) -> Decimal:
+    """Return the amount of sound or of pictures that a model makes: that of output where it has none of its own."""
+    own = [amount for key, amount in amounts.items() if _DIMENSIONS[key] == token]
+    return own[0] if own else _output(amounts)
 
 
 def _reasoning(amounts: _Amounts) -> Decimal:
@@ -190,9 +219,9 @@ def _nano_usd(usd: Decimal) -> int:
 
 
 def main() -> None:
-    """Read a task, write its prices."""
+    """Read a task, write what the catalogue knows."""
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=CompileTask)
-    sys.stdout.buffer.write(msgspec.json.encode(compile_prices(task)))
+    sys.stdout.buffer.write(msgspec.json.encode(compile_catalogue(task)))
 
 
 if __name__ == "__main__":

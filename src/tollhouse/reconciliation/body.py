@@ -10,8 +10,8 @@ from msgspec import Meta
 from tollhouse.errors import InvalidRequest
 from tollhouse.kit.clock import epoch_ms, utc_text
 from tollhouse.kit.money import usd
-from tollhouse.providers.base import Usage
-from tollhouse.reconciliation.model import CLASSES, Match, Outcome, UsageBucket, without_reasoning
+from tollhouse.providers.usage import Usage
+from tollhouse.reconciliation.model import CLASSES, Match, Outcome, UsageBucket
 from tollhouse.reconciliation.service import Reconciled
 
 MAX_BUCKETS = 1000
@@ -25,7 +25,8 @@ class SentBucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What a provider counted for one of its models from ``start`` until before ``end``.
 
     Token classes are disjoint. ``requests`` null: it does not count calls. ``splits_reasoning`` false: its output
-    includes reasoning.
+    includes reasoning. ``splits_media`` false: its input and output include sound and pictures. ``counts_searches``
+    false: it does not count web searches.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -38,7 +39,14 @@ class SentBucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     cache_write_1h_tokens: _Count = 0
     output_tokens: _Count = 0
     reasoning_tokens: _Count = 0
+    audio_input_tokens: _Count = 0
+    image_input_tokens: _Count = 0
+    audio_output_tokens: _Count = 0
+    image_output_tokens: _Count = 0
+    web_searches: _Count = 0
     splits_reasoning: bool = True
+    splits_media: bool = False
+    counts_searches: bool = False
 
     @classmethod
     def of(cls, bucket: UsageBucket) -> "SentBucket":
@@ -48,6 +56,8 @@ class SentBucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             end=datetime.fromisoformat(utc_text(bucket.end_ms)),
             requests=bucket.requests,
             splits_reasoning=bucket.splits_reasoning,
+            splits_media=bucket.splits_media,
+            counts_searches=bucket.counts_searches,
             **msgspec.structs.asdict(bucket.usage),
         )
 
@@ -55,15 +65,17 @@ class SentBucket(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         """Return it as it is matched; raises InvalidRequest when it ends before it begins."""
         if self.start >= self.end:
             raise InvalidRequest("buckets: expected each end after its start")
-        usage = Usage(*(getattr(self, name) for name in CLASSES))
-        return UsageBucket(
+        bucket = UsageBucket(
             model=self.model,
             start_ms=epoch_ms(self.start),
             end_ms=epoch_ms(self.end),
             requests=self.requests,
-            usage=usage if self.splits_reasoning else without_reasoning(usage),
+            usage=Usage(*(getattr(self, name) for name in CLASSES)),
             splits_reasoning=self.splits_reasoning,
+            splits_media=self.splits_media,
+            counts_searches=self.counts_searches,
         )
+        return msgspec.structs.replace(bucket, usage=bucket.comparable(bucket.usage))
 
 
 class ReconciliationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +87,7 @@ class ReconciliationRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_un
 
 
 class ClassMatch(msgspec.Struct, frozen=True):
-    """One token class, or the calls, of a bucket. ``unclaimed`` is the export less the ledger."""
+    """One class of usage, or the calls, of a bucket. ``unclaimed`` is the export less the ledger."""
 
     name: str
     export: int

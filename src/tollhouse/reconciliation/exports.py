@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from tollhouse.kit.clock import epoch_ms
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import UsageBucket
 from tollhouse.reconciliation.spreadsheets import read_csv
 
@@ -48,12 +48,17 @@ class _CacheCreation(msgspec.Struct):
     ephemeral_1h_input_tokens: _Count = 0
 
 
+class _ServerToolUse(msgspec.Struct):
+    web_search_requests: _Count = 0
+
+
 class _AnthropicResult(msgspec.Struct):
     uncached_input_tokens: _Count
     cache_read_input_tokens: _Count
     output_tokens: _Count
     cache_creation: _CacheCreation
     model: str | None = None
+    server_tool_use: _ServerToolUse | None = None
 
 
 class _AnthropicBucket(msgspec.Struct):
@@ -111,14 +116,14 @@ def _bucket(bucket: Any, where: str) -> tuple[int, int, list[UsageBucket]]:
     if "starting_at" in fields:
         report = _checked(bucket, _AnthropicBucket, where)
         start_ms, end_ms = epoch_ms(report.starting_at), epoch_ms(report.ending_at)
-        rows: list[tuple[str | None, int | None, Usage]] = [
-            (result.model, None, _of_anthropic(result)) for result in report.results
+        rows: list[tuple[str | None, int | None, Usage, bool]] = [
+            (result.model, None, _of_anthropic(result), result.server_tool_use is not None) for result in report.results
         ]
     elif "start_time" in fields:
         usage = _checked(bucket, _OpenAiBucket, where)
         start_ms, end_ms = usage.start_time * _MS_PER_S, usage.end_time * _MS_PER_S
         rows = [
-            (result.model, result.num_model_requests, _of_openai(result, f"{where}.results[{index}]"))
+            (result.model, result.num_model_requests, _of_openai(result, f"{where}.results[{index}]"), False)
             for index, result in enumerate(usage.results)
         ]
     else:
@@ -136,8 +141,9 @@ def _bucket(bucket: Any, where: str) -> tuple[int, int, list[UsageBucket]]:
                 requests=requests,
                 usage=used,
                 splits_reasoning=False,
+                counts_searches=counts_searches,
             )
-            for index, (model, requests, used) in enumerate(rows)
+            for index, (model, requests, used, counts_searches) in enumerate(rows)
         ],
     )
 
@@ -157,7 +163,7 @@ def _named(model: str | None, where: str) -> str:
 
 
 def _of_openai(result: _OpenAiResult, where: str) -> Usage:
-    """Sort OpenAI's counts: input includes both cache classes."""
+    """Sort OpenAI's counts: input includes both cache classes, and like output it includes sound and pictures."""
     cached, written = result.input_cached_tokens or 0, result.input_cache_write_tokens or 0
     if cached + written > result.input_tokens:
         raise ValueError(f"{where}.input_tokens: expected at least its cached tokens, {cached + written}")
@@ -176,6 +182,7 @@ def _of_anthropic(result: _AnthropicResult) -> Usage:
         cache_write_tokens=result.cache_creation.ephemeral_5m_input_tokens,
         cache_write_1h_tokens=result.cache_creation.ephemeral_1h_input_tokens,
         output_tokens=result.output_tokens,
+        web_searches=0 if result.server_tool_use is None else result.server_tool_use.web_search_requests,
     )
 
 

@@ -12,7 +12,7 @@ import msgspec
 from tollhouse.budgets.model import Reservation
 from tollhouse.ledger.model import UsageSource
 from tollhouse.pricing.model import Price, cost_nano_usd
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import (
     CLASSES,
     LedgerUsage,
@@ -21,7 +21,6 @@ from tollhouse.reconciliation.model import (
     Resolution,
     UsageBucket,
     combined,
-    without_reasoning,
 )
 
 # Providers bill a model under the snapshot it stood for: gpt-4o-mini as gpt-4o-mini-2024-07-18.
@@ -57,15 +56,15 @@ def merged(buckets: Iterable[UsageBucket]) -> list[UsageBucket]:
 
 
 def _joined(first: UsageBucket, second: UsageBucket) -> UsageBucket:
-    splits_reasoning = first.splits_reasoning and second.splits_reasoning
-    usage = combined(first.usage, second.usage)
     counted = first.requests is not None and second.requests is not None
-    return msgspec.structs.replace(
+    joined = msgspec.structs.replace(
         first,
         requests=(first.requests or 0) + (second.requests or 0) if counted else None,
-        usage=usage if splits_reasoning else without_reasoning(usage),
-        splits_reasoning=splits_reasoning,
+        splits_reasoning=first.splits_reasoning and second.splits_reasoning,
+        splits_media=first.splits_media and second.splits_media,
+        counts_searches=first.counts_searches and second.counts_searches,
     )
+    return msgspec.structs.replace(joined, usage=joined.comparable(combined(first.usage, second.usage)))
 
 
 def match(bucket: UsageBucket, ledger: LedgerUsage, unknown: Sequence[Reservation], price_of: PriceOf) -> Match:
@@ -76,7 +75,7 @@ def match(bucket: UsageBucket, ledger: LedgerUsage, unknown: Sequence[Reservatio
         unknown: its unresolved attempts, the oldest first.
         price_of: gives the price of an attempt's configured model.
     """
-    billed = ledger.usage if bucket.splits_reasoning else without_reasoning(ledger.usage)
+    billed = bucket.comparable(ledger.usage)
     unclaimed = combined(bucket.usage, billed, sign=-1)
     requests = None if bucket.requests is None else _unclaimed_requests(bucket.requests, ledger)
     seen = msgspec.structs.replace(ledger, usage=billed)

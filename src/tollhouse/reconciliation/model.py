@@ -8,10 +8,10 @@ import msgspec
 from tollhouse.budgets.model import Reservation
 from tollhouse.ledger.model import UsageSource
 from tollhouse.pricing.model import Price
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 
 CLASSES = Usage.__struct_fields__
-"""The token classes, in the order in which they are reported."""
+"""The classes of usage, in the order in which they are reported."""
 
 PriceOf = Callable[[str], Price | None]
 """Returns the price in force for a configured model, or None for a model without one."""
@@ -31,6 +31,8 @@ class UsageBucket(msgspec.Struct, frozen=True, kw_only=True):
         requests: how many calls were billed; None where the provider does not say.
         usage: in disjoint classes.
         splits_reasoning: False: ``output_tokens`` holds the reasoning too, as most providers count.
+        splits_media: False: input and output hold sound and pictures too.
+        counts_searches: False: the provider does not say how often it searched.
     """
 
     model: str
@@ -39,6 +41,27 @@ class UsageBucket(msgspec.Struct, frozen=True, kw_only=True):
     requests: int | None
     usage: Usage
     splits_reasoning: bool
+    splits_media: bool = False
+    counts_searches: bool = False
+
+    def comparable(self, usage: Usage) -> Usage:
+        """Return a usage as this bucket's provider counts: what it does not tell apart is one class."""
+        changes: dict[str, int] = {}
+        if not self.splits_media:
+            changes |= {
+                "input_tokens": usage.input_tokens + usage.audio_input_tokens + usage.image_input_tokens,
+                "output_tokens": usage.output_tokens + usage.audio_output_tokens + usage.image_output_tokens,
+                **dict.fromkeys(_MEDIA, 0),
+            }
+        if not self.splits_reasoning:
+            output_tokens = changes.get("output_tokens", usage.output_tokens)
+            changes |= {"output_tokens": output_tokens + usage.reasoning_tokens, "reasoning_tokens": 0}
+        if not self.counts_searches:
+            changes["web_searches"] = 0
+        return msgspec.structs.replace(usage, **changes) if changes else usage
+
+
+_MEDIA = ("audio_input_tokens", "image_input_tokens", "audio_output_tokens", "image_output_tokens")
 
 
 class LedgerUsage(msgspec.Struct, frozen=True):
@@ -94,9 +117,3 @@ class Match(msgspec.Struct, frozen=True):
 def combined(first: Usage, second: Usage, sign: int = 1) -> Usage:
     """Return the sum of two usages by class; with ``sign`` -1 their difference."""
     return Usage(*(getattr(first, name) + sign * getattr(second, name) for name in CLASSES))
-
-
-def without_reasoning(usage: Usage) -> Usage:
-    """Return a usage as providers count it that do not tell reasoning from other output."""
-    output_tokens = usage.output_tokens + usage.reasoning_tokens
-    return msgspec.structs.replace(usage, output_tokens=output_tokens, reasoning_tokens=0)

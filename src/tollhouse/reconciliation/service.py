@@ -16,7 +16,7 @@ from tollhouse.budgets.model import Reservation
 from tollhouse.errors import InternalError, InvalidRequest
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.model import Settlement
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation import store
 from tollhouse.reconciliation.matching import known_name, match, merged, not_billed, skipped
 from tollhouse.reconciliation.model import LedgerUsage, Match, PriceOf, Resolution, UsageBucket, combined

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from tollhouse.kit.clock import epoch_ms
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import CLASSES, UsageBucket
 
 _MS_PER_S = 1000
@@ -29,6 +29,7 @@ _OPENAI_NAMES = {
     "input_cached_tokens": "cached_input_tokens",
     "input_cache_write_tokens": "cache_write_tokens",
 }
+_MEDIA = {"audio_input_tokens", "image_input_tokens", "audio_output_tokens", "image_output_tokens"}
 _REQUIRED = ("start", "end", "model", "input_tokens", "output_tokens")
 _SECONDS = re.compile(r"\d{1,11}", re.ASCII)
 _WHOLE = re.compile(r"(\d{1,18})(\.0*)?", re.ASCII)
@@ -89,6 +90,8 @@ def _of_row(line: int, row: Row, *, includes_cached: bool) -> UsageBucket:
         requests=_count(line, "requests", row["requests"]) if row.get("requests") else None,
         usage=Usage(**counts),
         splits_reasoning="reasoning_tokens" in row,
+        splits_media=not _MEDIA.isdisjoint(row),
+        counts_searches="web_searches" in row,
     )
 
 

@@ -7,7 +7,8 @@ import sqlalchemy as sa
 
 from tollhouse.budgets.model import Reservation
 from tollhouse.kit.clock import utc_text
-from tollhouse.providers.base import Usage
+from tollhouse.ledger.model import OTHER_CLASSES, other_counts
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import CLASSES
 from tollhouse.storage.schema import ai_reservations, ai_usage_log
 
@@ -15,10 +16,11 @@ _RESERVATION = [ai_reservations.c[name] for name in Reservation.__struct_fields_
 # How much of a time's text tells which span it is in, when all spans begin and end on a multiple of so many ms.
 _PRECISIONS = ((3_600_000, len("2026-04-01T12")), (60_000, len("2026-04-01T12:00")), (1000, len("2026-04-01T12:00:00")))
 _WHOLE_TEXT = len("2026-04-01T12:00:00.000Z")
+_COLUMN_CLASSES = [name for name in CLASSES if name not in OTHER_CLASSES]
 
 
 class Billed(msgspec.Struct, frozen=True):
-    """What was billed of a configured model in one short piece of time.
+    """What was billed of a configured model in one short piece of time, or a part of it.
 
     Attributes:
         begins: the piece's first instant as text, cut after as many characters as all its instants share.
@@ -36,7 +38,8 @@ def billed(
 ) -> list[Billed]:
     """Return what the ledger has of a provider, by model and time of admission, in pieces that no boundary cuts.
 
-    One statement reads it all, since the ledger keeps no index by time.
+    One statement reads it all, since the ledger keeps no index by time. Calls with other usage come apart, grouped by
+    it: the engines have no way in common to look into it.
     """
     table = ai_usage_log.c
     length = _precision(boundaries_ms)
@@ -46,21 +49,27 @@ def billed(
     is_certain = sa.or_(table.status == "settled", table.usage_source == "reported")
     is_share = sa.and_(table.status == "adjustment", table.usage_source == "estimated")
     calls = [sa.func.sum(sa.case((condition, 1), else_=0)) for condition in (is_certain, is_share)]
-    sums = [sa.func.sum(table[name]) for name in CLASSES]
+    sums = [sa.func.sum(table[name]) for name in _COLUMN_CLASSES]
     statement = (
-        sa.select(table.model, begins, *calls, *sums)
+        sa.select(table.model, begins, table.other_usage, sa.func.count(), *calls, *sums)
         .where(
             table.provider == provider,
             table.status != "unknown",
             table.admitted_at >= utc_text(start_ms),
             table.admitted_at < utc_text(end_ms),
         )
-        .group_by(table.model, sa.text("begins"))
+        .group_by(table.model, sa.text("begins"), table.other_usage)
     )
     return [
-        Billed(model, piece, int(requests), int(sharing), Usage(*map(int, counts)))
-        for model, piece, requests, sharing, *counts in connection.execute(statement)
+        Billed(model, piece, int(requests), int(sharing), _usage(counts, other, int(rows)))
+        for model, piece, other, rows, requests, sharing, *counts in connection.execute(statement)
     ]
+
+
+def _usage(counts: Sequence[int], other: str, rows: int) -> Usage:
+    """Return the sums of columns, and of as many rows with the same other usage, as one usage."""
+    classes = dict(zip(_COLUMN_CLASSES, map(int, counts), strict=True))
+    return Usage(**classes, **{name: count * rows for name, count in other_counts(other).items()})
 
 
 def _precision(boundaries_ms: set[int]) -> int:

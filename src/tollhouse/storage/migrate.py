@@ -72,6 +72,22 @@ def problem_of(connection: sa.Connection) -> str | None:
     return f"{found}; expected schema {REVISION}, which `tollhouse migrate` brings it to"
 
 
+# A function that takes other arguments than it did stands beside what it was, which nobody calls any more.
+_DROP_SUPERSEDED = """
+DO $$
+DECLARE
+    superseded regprocedure;
+BEGIN
+    FOR superseded IN
+        SELECT older.oid FROM pg_proc older JOIN pg_proc newer USING (pronamespace, proname)
+         WHERE older.pronamespace = current_schema()::regnamespace
+           AND starts_with(older.proname, 'ai_') AND older.oid < newer.oid
+    LOOP
+        EXECUTE 'DROP FUNCTION ' || superseded;
+    END LOOP;
+END $$"""
+
+
 def migrate_cluster(connection: sa.Connection) -> str | None:
     """Bring a PostgreSQL database to the newest schema and functions, within the caller's transaction.
 
@@ -87,6 +103,7 @@ def migrate_cluster(connection: sa.Connection) -> str | None:
     if connection.scalar(_FUNCTIONS_DIGEST) != functions_digest():
         for statement in _functions():
             connection.execution_options(no_parameters=True).exec_driver_sql(statement)
+        connection.exec_driver_sql(_DROP_SUPERSEDED)
         _guard_definer(connection)
         connection.execute(sa.delete(ai_settings).where(ai_settings.c.name == _FUNCTIONS))
         connection.execute(sa.insert(ai_settings).values(name=_FUNCTIONS, value=functions_digest()))

@@ -154,7 +154,7 @@ CREATE TABLE ai_usage_log (
 	admitted_at TEXT NOT NULL,
 	created_at TEXT NOT NULL,
 	prev_hash TEXT NOT NULL,
-	row_hash TEXT NOT NULL,
+	row_hash TEXT NOT NULL, other_usage TEXT DEFAULT '' NOT NULL,
 	PRIMARY KEY (id),
 	CONSTRAINT ai_usage_log_status CHECK (status = 'settled' OR status = 'unknown' OR status = 'adjustment'),
 	CONSTRAINT ai_usage_log_attempt UNIQUE (request_id, attempt, status)
@@ -220,4 +220,4 @@ CREATE TRIGGER ai_audit_log_no_replace BEFORE INSERT ON ai_audit_log WHEN EXISTS
 
 CREATE TRIGGER ai_usage_log_no_replaced_attempt BEFORE INSERT ON ai_usage_log WHEN EXISTS (SELECT 1 FROM ai_usage_log WHERE request_id = NEW.request_id AND attempt = NEW.attempt AND status = NEW.status) BEGIN SELECT RAISE(ABORT, 'ai_usage_log has a row of this attempt already'); END;
 
-INSERT INTO alembic_version VALUES ('0002')
+INSERT INTO alembic_version VALUES ('0003')

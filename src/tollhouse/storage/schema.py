@@ -8,7 +8,7 @@ because a NULL would be left out of keys and of equality.
 import sqlalchemy as sa
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0002"
+REVISION = "0003"
 
 metadata = sa.MetaData()
 
@@ -141,6 +141,8 @@ ai_usage_log = sa.Table(
     _text("created_at"),
     _text("prev_hash"),
     _text("row_hash"),
+    # The classes of usage that few calls have, as a JSON object of those that are not 0.
+    sa.Column("other_usage", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("request_id", "attempt", "status", name="ai_usage_log_attempt"),
     # Spelt out, since SQLite builds a temporary table for every row that it compares with a list of more than two.
     sa.CheckConstraint("status = 'settled' OR status = 'unknown' OR status = 'adjustment'", name="ai_usage_log_status"),

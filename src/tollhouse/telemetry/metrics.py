@@ -15,7 +15,18 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 _DURATION_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
-_TOKEN_TYPES = ("input", "cached_input", "cache_write", "output", "reasoning")
+TOKEN_TYPES = (
+    "input",
+    "cached_input",
+    "cache_write",
+    "output",
+    "reasoning",
+    "audio_input",
+    "image_input",
+    "audio_output",
+    "image_output",
+)
+"""The classes of tokens that are counted, in the order in which they are given; each token is in one of them."""
 
 
 class _Durations:
@@ -35,11 +46,12 @@ class _Durations:
 class _Attempts:
     """What is counted for one provider and model."""
 
-    __slots__ = ("cost_nano_usd", "durations", "outcomes", "overruns", "tokens")
+    __slots__ = ("cost_nano_usd", "durations", "outcomes", "overruns", "searches", "tokens")
 
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = defaultdict(int)
-        self.tokens = (0,) * len(_TOKEN_TYPES)
+        self.tokens = (0,) * len(TOKEN_TYPES)
+        self.searches = 0
         self.cost_nano_usd = 0
         self.overruns = 0
         self.durations = _Durations()
@@ -67,10 +79,11 @@ class Metrics(Collector):
         attempts.durations.counts[bisect_left(_DURATION_BUCKETS_S, duration_s)] += 1
         attempts.durations.total_s += duration_s
 
-    def spent(self, provider: str, model: str, tokens: tuple[int, int, int, int, int], cost_nano_usd: int) -> None:
-        """Add what a settled attempt used: input, cached input, cache write, output and reasoning tokens."""
+    def spent(self, provider: str, model: str, tokens: tuple[int, ...], cost_nano_usd: int, searches: int = 0) -> None:
+        """Add what a settled attempt used: tokens in the order of ``TOKEN_TYPES``, and web searches."""
         attempts = self._attempts[provider, model]
         attempts.tokens = tuple(map(add, attempts.tokens, tokens))
+        attempts.searches += searches
         attempts.cost_nano_usd += cost_nano_usd
 
     def overran(self, provider: str, model: str) -> None:
@@ -99,6 +112,7 @@ class Metrics(Collector):
         labels = ["gen_ai_provider_name", "gen_ai_request_model"]
         outcomes = CounterMetricFamily("tollhouse_attempts", "Tries at a provider", labels=[*labels, "outcome"])
         tokens = CounterMetricFamily("gen_ai_client_token_usage", "Tokens used", labels=[*labels, "gen_ai_token_type"])
+        searches = CounterMetricFamily("tollhouse_web_searches", "Providers' web searches", labels=labels)
         cost = CounterMetricFamily("tollhouse_cost_nano_usd", "Cost posted, in nano-USD", labels=labels)
         overruns = CounterMetricFamily(
             "tollhouse_ceiling_overruns", "Attempts costlier than their ceiling", labels=labels
@@ -110,9 +124,10 @@ class Metrics(Collector):
             of = [provider, model]
             for outcome, count in attempts.outcomes.items():
                 outcomes.add_metric([*of, outcome], count)
-            for token_type, count in zip(_TOKEN_TYPES, attempts.tokens, strict=True):
+            for token_type, count in zip(TOKEN_TYPES, attempts.tokens, strict=True):
                 tokens.add_metric([*of, token_type], count)
+            searches.add_metric(of, attempts.searches)
             cost.add_metric(of, attempts.cost_nano_usd)
             overruns.add_metric(of, attempts.overruns)
             durations.add_metric(of, attempts.durations.cumulative(), attempts.durations.total_s)
-        yield from (outcomes, tokens, cost, overruns, durations)
+        yield from (outcomes, tokens, searches, cost, overruns, durations)

@@ -8,15 +8,16 @@ from harness import engines
 from harness.books import open_books, reservation, settlement
 from harness.clock import FakeClock
 from harness.postgres import shared_server
+from tollhouse.providers.usage import Usage
 
 pytestmark = pytest.mark.engine("postgresql")
 
 
-async def call(books, tenant_id="42", *, at, cost=7):
+async def call(books, tenant_id="42", *, at, cost=7, usage=Usage(audio_input_tokens=3)):  # noqa: B008 - frozen
     books.clock.set(at)
     made = reservation(10, at=at.replace("Z", ".000Z"), tenant_id=tenant_id)
     await books.admit(made)
-    await books.ledger.settle(settlement(made, cost))
+    await books.ledger.settle(settlement(made, cost, usage=usage))
     return made
 
 

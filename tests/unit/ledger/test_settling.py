@@ -1,17 +1,16 @@
 """The transaction that ends an attempt: row, chain, reservation, budgets and rollups."""
 
 import asyncio
-import hashlib
 import json
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from harness.books import reservation, run_on_books, settlement
+from harness.books import hash_by_hand, reservation, run_on_books, settlement
 from tollhouse.errors import InternalError
-from tollhouse.ledger.model import GENESIS_HASH
-from tollhouse.providers.base import Usage
+from tollhouse.ledger.model import GENESIS_HASH, other_counts
+from tollhouse.providers.usage import Usage
 from tollhouse.storage.schema import ROLLUP_COUNTS, ai_ledger_heads, ai_usage_daily, ai_usage_monthly
 
 USAGE = Usage(
@@ -21,6 +20,15 @@ USAGE = Usage(
     cache_write_1h_tokens=4000,
     output_tokens=50_000,
     reasoning_tokens=600_000,
+)
+MEDIA = Usage(
+    input_tokens=1,
+    output_tokens=50,
+    audio_input_tokens=12,
+    image_input_tokens=258,
+    audio_output_tokens=30,
+    image_output_tokens=1290,
+    web_searches=3,
 )
 
 
@@ -71,6 +79,7 @@ def test_a_settled_attempt_is_a_row_with_all_that_is_known_of_it(tmp_path):
             "billing_period": "2026-04",
             "admitted_at": "2026-04-10T12:00:00.000Z",
             "created_at": "2026-04-10T12:00:01.000Z",
+            "other_usage": "",
         }
 
     run_on_books(tmp_path, scenario)
@@ -224,9 +233,86 @@ def test_a_rows_hash_can_be_computed_from_its_columns_with_any_tool(tmp_path):
         made = await books.reserve(100, tenant_id="Zürich", user_id='"quoted" \\')
         await books.ledger.settle(settlement(made, 10))
         (row,) = await books.rows()
-        columns = list(row._asdict().values())
-        text = json.dumps(columns[1:-1], ensure_ascii=False, separators=(",", ":"))
-        assert hashlib.sha256(text.encode()).hexdigest() == row.row_hash
+        assert hash_by_hand(row) == row.row_hash
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_a_row_without_other_usage_has_the_hash_it_had_before_there_was_any():
+    made = reservation(100, request_id="req_1", tenant_id="Zürich", user_id='"')
+    entry = settlement(made, 7).entry(GENESIS_HASH)
+    assert entry.other_usage == ""
+    assert entry.row_hash() == "3403379216f25a397954ed67fc1981e4878b3cb286757d68c1c86633b90143b8"
+
+
+@pytest.mark.parametrize("text", ["", '"', '""', '"",', ',"",', "\\", '\\"",', "\x00"])
+def test_whatever_its_texts_are_a_rows_values_are_hashed_but_for_no_other_usage(text):
+    made = reservation(100, tenant_id=text, user_id=text, key_id=text, price_version=text)
+    for usage in (USAGE, MEDIA):
+        entry = settlement(made, 7, usage=usage, finish_reason=text, created_at=text).entry(text)
+        values = [getattr(entry, name) for name in entry.__struct_fields__]
+        if usage == USAGE:
+            del values[-2]
+        assert json.loads(entry.hashed()) == values
+        assert len(values) == (26 if usage == USAGE else 27)
+
+
+def test_sound_pictures_and_searches_are_a_rows_other_usage(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        for usage in (MEDIA, Usage(input_tokens=3, web_searches=2), Usage(image_output_tokens=9), USAGE):
+            await books.ledger.settle(settlement(await books.reserve(100), 10, usage=usage))
+        rows = await books.rows()
+        assert [row.other_usage for row in rows] == [
+            (
+                '{"audio_input_tokens":12,"image_input_tokens":258,"audio_output_tokens":30,'
+                '"image_output_tokens":1290,"web_searches":3}'
+            ),
+            '{"web_searches":2}',
+            '{"image_output_tokens":9}',
+            "",
+        ]
+        assert [other_counts(row.other_usage) for row in rows[1:]] == [
+            {"web_searches": 2},
+            {"image_output_tokens": 9},
+            {},
+        ]
+        assert [row.total_tokens for row in rows] == [1 + 12 + 258 + 50 + 30 + 1290, 3, 9, 654_321]
+        assert [row.row_hash for row in rows] == list(map(hash_by_hand, rows))
+        assert [row.prev_hash for row in rows] == [GENESIS_HASH, *(row.row_hash for row in rows[:-1])]
+        (daily,) = await table(books, ai_usage_daily)
+        assert daily["total_tokens"] == 1641 + 3 + 9 + 654_321
+        assert (daily["input_tokens"], daily["output_tokens"]) == (1 + 3 + 1, 50 + 50_000)
+        (monthly,) = await table(books, ai_usage_monthly)
+        assert counts(monthly) == counts(daily)
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_rows_with_and_without_other_usage_may_share_a_batch(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        made = [await books.reserve(100) for _ in range(4)]
+        usages = [MEDIA, USAGE, Usage(web_searches=1), USAGE]
+        await asyncio.gather(
+            *(books.ledger.settle(settlement(each, 1, usage=usage)) for each, usage in zip(made, usages, strict=True))
+        )
+        rows = await books.rows()
+        assert sorted(row.other_usage == "" for row in rows) == [False, False, True, True]
+        assert [row.row_hash for row in rows] == list(map(hash_by_hand, rows))
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_an_unknown_call_that_is_found_to_have_searched_alone_is_a_call(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        for usage, cost in ((Usage(web_searches=1), 0), (Usage(), 0)):
+            made = await books.reserve(100)
+            await books.ledger.hold(made, 1)
+            await books.ledger.settle(settlement(made, cost, usage=usage, status="adjustment"))
+        (daily,) = await table(books, ai_usage_daily)
+        assert counts(daily) == {"calls": 1}
 
     run_on_books(tmp_path, scenario)
 

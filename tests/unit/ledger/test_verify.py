@@ -7,6 +7,7 @@ import pytest
 from harness import engines
 from harness.books import open_books, settlement
 from tollhouse.ledger import verify as verifying
+from tollhouse.providers.usage import Usage
 
 UNLOCK = {
     "sqlite": "DROP TRIGGER ai_usage_log_no_update; DROP TRIGGER ai_usage_log_no_delete",
@@ -24,8 +25,9 @@ def sound(engine, tmp_path_factory):
             for tenant_id in ("42", "43"):
                 await books.set_tenant(tenant_id)
                 await books.set_cap("user", "u", 5000, tenant_id=tenant_id)
-                for cost in (10, 20):
-                    await books.ledger.settle(settlement(await books.reserve(100, tenant_id=tenant_id), cost))
+                for cost, usage in ((10, Usage(5, output_tokens=2)), (20, Usage(5, audio_input_tokens=2))):
+                    made = await books.reserve(100, tenant_id=tenant_id)
+                    await books.ledger.settle(settlement(made, cost, usage=usage))
                 await books.ledger.hold(await books.reserve(100, tenant_id=tenant_id), 1)
                 resolved = await books.reserve(100, tenant_id=tenant_id)
                 await books.ledger.hold(resolved, 1)
@@ -67,6 +69,18 @@ def test_sound_books_are_consistent_and_counted(sound, tmp_path):
         ("UPDATE ai_usage_log SET cost_nano_usd = 9 WHERE id = 1", "ai_usage_log", "row_hash does not fit the row"),
         ("UPDATE ai_usage_log SET user_id = 'v' WHERE id = 1", "ai_usage_log", "row_hash does not fit the row"),
         ("UPDATE ai_usage_log SET created_at = 'x' WHERE id = 1", "ai_usage_log", "row_hash does not fit the row"),
+        ("UPDATE ai_usage_log SET other_usage = '{}' WHERE id = 1", "ai_usage_log", "row_hash does not fit the row"),
+        ("UPDATE ai_usage_log SET other_usage = '' WHERE id = 2", "ai_usage_log", "row_hash does not fit the row"),
+        (
+            "UPDATE ai_usage_log SET other_usage = '{\"audio_input_tokens\":3}' WHERE id = 2",
+            "ai_usage_log",
+            "row_hash does not fit the row",
+        ),
+        (
+            "UPDATE ai_usage_daily SET total_tokens = total_tokens - 2",
+            "ai_usage_daily",
+            "total_tokens is 19, the ledger's rows give 21",
+        ),
         ("UPDATE ai_usage_log SET row_hash = 'x' WHERE id = 1", "ai_usage_log", "prev_hash is not the hash of"),
         ("DELETE FROM ai_usage_log WHERE id = 2", "ai_usage_log", "prev_hash is not the hash of"),
         ("DELETE FROM ai_usage_log WHERE id = 5", "ai_ledger_heads", "the chain has 4 rows, 5 were written"),

@@ -1,8 +1,9 @@
+import msgspec
 import pytest
 
 from harness.books import run_on_books, settlement
 from tollhouse.metering.store import GROUPINGS, Spending, UsageSum, spending, usage
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 
 USED = Usage(1, 20, 300, 4000, 50_000, 600_000)
 
@@ -27,6 +28,21 @@ def test_a_months_usage_is_one_total_in_which_unknown_calls_stand_apart(tmp_path
         assert await usage_of(books, None) == [
             UsageSum("", 2, 2, 40, 8600, 100_000, 1_200_000, 1_308_642, 30, 1, 90),
         ]
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_sound_and_pictures_are_what_the_other_classes_leave_of_the_total(tmp_path):
+    async def scenario(books):
+        await books.set_tenant()
+        await spend(books, 10)
+        media = Usage(3, audio_input_tokens=4, image_input_tokens=50, audio_output_tokens=600, image_output_tokens=7000)
+        made = await books.reserve(100, user_id="v")
+        await books.ledger.settle(settlement(made, 10, usage=msgspec.structs.replace(media, web_searches=9)))
+        for group_by in (None, "day", "model"):
+            (found,) = await usage_of(books, group_by)
+            assert (found.total_tokens, found.media_tokens, found.input_tokens) == (654_321 + 7657, 7654, 4)
+        assert {each.group: each.media_tokens for each in await usage_of(books, "user")} == {"u": 0, "v": 7654}
 
     run_on_books(tmp_path, scenario)
 

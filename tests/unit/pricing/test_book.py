@@ -7,7 +7,7 @@ import pytest
 from tollhouse.errors import ModelUnpriced, StartError
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.pricing.model import Price, Rates, cost_nano_usd
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 
 
 class FixedClock:
@@ -22,7 +22,7 @@ class FixedClock:
 
 
 def flat(rate: int, effective_from_ms: int = 0) -> Price:
-    rates = Rates(rate, rate, rate, rate, rate, rate)
+    rates = Rates(*[rate] * 10)
     return Price.of("catalogue", rates, effective_from_ms=effective_from_ms)
 
 
@@ -43,7 +43,7 @@ def test_a_configured_price_is_exact_to_the_nano_usd():
 
 def test_rates_left_out_follow_the_ones_given():
     price = book({"m": ConfiguredPrice(input=Decimal(2), output=Decimal(8))}).price_for("m")
-    assert price.base == Rates(2 * 10**9, 2 * 10**9, 2 * 10**9, 2 * 10**9, 8 * 10**9, 8 * 10**9)
+    assert price.base == Rates(*[2 * 10**9] * 4, *[8 * 10**9] * 2, *[2 * 10**9] * 2, *[8 * 10**9] * 2)
     written = ConfiguredPrice(input=Decimal(2), output=Decimal(8), cache_write=Decimal(3))
     assert book({"m": written}).price_for("m").base.cache_write_1h_nano_usd_per_mtok == 3 * 10**9
 
@@ -56,6 +56,10 @@ def test_every_rate_given_lands_in_its_own_class():
         cache_write=Decimal("1.25"),
         cache_write_1h=Decimal(2),
         reasoning=Decimal(6),
+        audio_input=Decimal(7),
+        image_input=Decimal(8),
+        audio_output=Decimal(9),
+        image_output=Decimal("9.5"),
     )
     assert book({"m": written}).price_for("m").base == Rates(
         input_nano_usd_per_mtok=10**9,
@@ -64,7 +68,31 @@ def test_every_rate_given_lands_in_its_own_class():
         cache_write_1h_nano_usd_per_mtok=2 * 10**9,
         output_nano_usd_per_mtok=5 * 10**9,
         reasoning_nano_usd_per_mtok=6 * 10**9,
+        audio_input_nano_usd_per_mtok=7 * 10**9,
+        image_input_nano_usd_per_mtok=8 * 10**9,
+        audio_output_nano_usd_per_mtok=9 * 10**9,
+        image_output_nano_usd_per_mtok=9_500_000_000,
     )
+
+
+def test_a_search_costs_a_thousandth_of_what_is_written_and_nothing_written_is_no_price():
+    def search(written: Decimal | None) -> int | None:
+        return (
+            book({"m": ConfiguredPrice(input=Decimal(1), output=Decimal(5), search=written)})
+            .price_for("m")
+            .search_nano_usd
+        )
+
+    assert search(Decimal("10.00")) == 10_000_000
+    assert search(Decimal("0.000001")) == 1
+    assert search(Decimal(0)) == 0
+    assert search(None) is None
+
+
+@pytest.mark.parametrize("amount", ["-0.01", "NaN", "Infinity", "0.0000001"])
+def test_an_amount_that_is_no_price_of_searches_stops_the_start(amount):
+    with pytest.raises(StartError, match=r"price\.search: .*expected USD for 1,000 searches"):
+        book({"m": ConfiguredPrice(input=Decimal(1), output=Decimal(1), search=Decimal(amount))})
 
 
 def test_the_configuration_overrides_the_catalogue():

@@ -8,7 +8,7 @@ from tollhouse.errors import StartError
 from tollhouse.pricing import catalogue
 from tollhouse.pricing.catalogue import Catalogue, CatalogueQuery, compile_catalogue
 from tollhouse.pricing.model import cost_nano_usd
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 
 NOW_MS = 1_795_000_000_000
 
@@ -39,22 +39,23 @@ def recorded_children(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.subproces
 
 
 def test_the_child_process_prices_what_the_catalogue_knows_and_leaves_out_the_rest():
-    prices = run(HAIKU, LOCAL)
-    assert list(prices) == ["haiku"]
-    (price,) = prices["haiku"]
+    known = run(HAIKU, LOCAL)
+    assert list(known.prices) == ["haiku"]
+    (price,) = known.prices["haiku"]
     assert cost_nano_usd(price, Usage(input_tokens=312, output_tokens=87)) == 312_000 + 435_000
+    assert known.context_windows == {"haiku": 200_000}
 
 
 def test_a_stray_module_in_the_working_directory_is_not_run(tmp_path, monkeypatch):
     (tmp_path / "json.py").write_text("raise SystemExit('the stray module was run')")
     (tmp_path / "genai_prices.py").write_text("raise SystemExit('the stray module was run')")
     monkeypatch.chdir(tmp_path)
-    assert "haiku" in run(HAIKU)
+    assert "haiku" in run(HAIKU).prices
 
 
 def test_without_wanted_models_no_process_is_started(monkeypatch):
     monkeypatch.setattr(catalogue, "_COMPILER", ("/nonexistent",))
-    assert run() == {}
+    assert run() == Catalogue({}, {})
 
 
 def test_the_serving_process_does_not_load_the_catalogue():
@@ -83,7 +84,9 @@ def test_a_child_that_fails_without_a_word_still_says_how(monkeypatch):
         run(HAIKU)
 
 
-@pytest.mark.parametrize("output", ["", "{", '{"haiku": 1}', '{"haiku": [{"version": ""}]}'])
+@pytest.mark.parametrize(
+    "output", ["", "{", '{"haiku": 1}', '{"prices": {"haiku": [{"version": ""}]}, "context_windows": {}}']
+)
 def test_a_child_that_writes_something_else_stops_the_start(monkeypatch, output):
     child_is(monkeypatch, f"import sys; sys.stdin.read(); sys.stdout.write({output!r})")
     with pytest.raises(StartError, match="not a table of prices"):

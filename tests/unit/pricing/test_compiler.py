@@ -5,6 +5,7 @@ from decimal import ROUND_CEILING, Decimal
 from importlib.metadata import version
 from typing import Literal
 
+import msgspec
 import pytest
 from genai_prices import Usage as CatalogueUsage
 from genai_prices import calc_price
@@ -25,8 +26,8 @@ from tollhouse.kit.clock import epoch_ms
 from tollhouse.pricing import compiler
 from tollhouse.pricing.book import PriceBook
 from tollhouse.pricing.catalogue import CatalogueQuery, CompileTask
-from tollhouse.pricing.model import Price, Rates, ceiling_nano_usd, cost_nano_usd
-from tollhouse.providers.base import Usage
+from tollhouse.pricing.model import UNPRICED_SEARCH_NANO_USD, Price, Rates, ceiling_nano_usd, cost_nano_usd
+from tollhouse.providers.usage import Usage
 
 # A Monday, within DeepSeek's hours of full price.
 MOMENT = datetime(2026, 11, 23, 9, tzinfo=UTC)
@@ -49,6 +50,9 @@ GOLDEN: list[tuple[Kind, str, str]] = [
     ("gemini", "gemini-3-pro-preview", "google"),
     ("deepseek", "deepseek-chat", "deepseek"),
     ("deepseek", "deepseek-reasoner", "deepseek"),
+    ("openai", "gpt-audio", "openai"),
+    ("openai", "gpt-realtime", "openai"),
+    ("gemini", "gemini-3-flash-preview", "google"),
 ]
 
 USAGES = [
@@ -61,6 +65,9 @@ USAGES = [
     Usage(input_tokens=11, cached_input_tokens=13, cache_write_tokens=17, output_tokens=19),
     Usage(input_tokens=11, cache_write_tokens=17, cache_write_1h_tokens=23, output_tokens=19),
     Usage(input_tokens=501, cached_input_tokens=1_024, output_tokens=77, reasoning_tokens=1_234),
+    Usage(input_tokens=501, audio_input_tokens=1_024, image_input_tokens=258, output_tokens=77, audio_output_tokens=33),
+    Usage(audio_input_tokens=200_001, image_input_tokens=100_000, output_tokens=1),
+    Usage(input_tokens=7, cached_input_tokens=100, output_tokens=5, image_output_tokens=1_290),
     Usage(),
 ]
 
@@ -70,23 +77,36 @@ def query(kind: Kind, model: str, base_url: str = LOOPBACK) -> CatalogueQuery:
 
 
 def compiled(*queries: CatalogueQuery, moment: datetime = MOMENT) -> dict[str, tuple[Price, ...]]:
-    return compiler.compile_prices(CompileTask(now_ms=epoch_ms(moment), queries=queries))
+    return dict(compiler.compile_catalogue(CompileTask(now_ms=epoch_ms(moment), queries=queries)).prices)
 
 
 def one(kind: Kind, model: str, base_url: str = LOOPBACK) -> Price:
     return compiled(query(kind, model, base_url))[model][0]
 
 
+_NO_MEDIA = [
+    *(f"cache_{modality}_{use}_tokens" for modality in ("audio", "image") for use in ("read", "write", "write_1h")),
+    *(f"output_{modality}_reasoning_tokens" for modality in ("audio", "image")),
+]
+
+
 def catalogue_usage(usage: Usage) -> CatalogueUsage:
     """The same tokens as genai-prices counts them: the whole of input and of output, and parts of them."""
     writes = usage.cache_write_tokens + usage.cache_write_1h_tokens
     return CatalogueUsage(
-        input_tokens=usage.input_tokens + usage.cached_input_tokens + writes,
+        input_tokens=usage.all_input_tokens,
         cache_read_tokens=usage.cached_input_tokens,
         cache_write_tokens=writes,
         cache_write_1h_tokens=usage.cache_write_1h_tokens,
-        output_tokens=usage.output_tokens + usage.reasoning_tokens,
+        output_tokens=usage.total_tokens - usage.all_input_tokens,
         output_reasoning_tokens=usage.reasoning_tokens,
+        input_audio_tokens=usage.audio_input_tokens,
+        input_image_tokens=usage.image_input_tokens,
+        output_audio_tokens=usage.audio_output_tokens,
+        output_image_tokens=usage.image_output_tokens,
+        web_searches=usage.web_searches,
+        # What was cached or thought is text.
+        **dict.fromkeys(_NO_MEDIA, 0),
     )
 
 
@@ -110,7 +130,7 @@ def test_a_golden_bill_equals_the_catalogues_own(kind, model, vendor):
 
 @given(
     st.sampled_from(GOLDEN),
-    st.lists(st.integers(0, 5_000) | st.integers(0, 300_000), min_size=6, max_size=6),
+    st.lists(st.integers(0, 5_000) | st.integers(0, 300_000), min_size=10, max_size=10),
 )
 def test_any_bill_equals_the_catalogues_own(golden, tokens):
     _, model, vendor = golden
@@ -134,25 +154,32 @@ def test_the_version_names_the_package_and_its_release():
     assert PRICES["gpt-4o-mini"][0].version.startswith(f"genai-prices {version('genai-prices')} ")
 
 
-def test_no_model_of_the_catalogue_is_ever_billed_below_its_price():
+@pytest.fixture(scope="module")
+def schedules():
+    """Each model of the catalogue that can be priced, with its provider and its prices."""
+    return [
+        (provider, model, schedule)
+        for provider in providers
+        for model in provider.models
+        if (schedule := compiler._schedule(model, epoch_ms(MOMENT)))
+    ]
+
+
+def test_no_model_of_the_catalogue_is_ever_billed_below_its_price(schedules):
     """Every model that can be priced at all, at hours of the day and days of the year that follow."""
-    usages = [USAGES[2], USAGES[3], USAGES[8]]
+    usages = [USAGES[2], USAGES[3], USAGES[8], USAGES[11], msgspec.structs.replace(USAGES[9], web_searches=3)]
     moments = [MOMENT + timedelta(days=days, hours=days) for days in (0, 0.5, 8, 40, 400)]
     clock = TravelClock()
     bills = 0
-    for provider in providers:
-        for model in provider.models:
-            schedule = compiler._schedule(model, epoch_ms(MOMENT))
-            if not schedule:
-                continue
-            book = PriceBook({}, {"m": schedule}, clock)
-            for moment in moments if isinstance(model.prices, list) else moments[:1]:
-                clock.moment = moment
-                for usage in usages:
-                    bill = model.calc_price(catalogue_usage(usage), provider, genai_request_timestamp=moment)
-                    assert cost_nano_usd(book.price_for("m"), usage) >= round_up(bill.total_price), model.id
-                    bills += 1
-    assert bills > 3_000
+    for provider, model, schedule in schedules:
+        book = PriceBook({}, {"m": schedule}, clock)
+        for moment in moments if isinstance(model.prices, list) else moments[:1]:
+            clock.moment = moment
+            for usage in usages:
+                bill = model.calc_price(catalogue_usage(usage), provider, genai_request_timestamp=moment)
+                assert cost_nano_usd(book.price_for("m"), usage) >= round_up(bill.total_price), model.id
+                bills += 1
+    assert bills > 5_000
 
 
 class TravelClock:
@@ -224,6 +251,58 @@ def test_a_model_that_makes_images_is_priced_by_its_images():
     assert rates.reasoning_nano_usd_per_mtok == 2_500_000_000
 
 
+def test_sound_has_rates_of_its_own_and_does_not_make_text_dearer():
+    rates = one("openai", "gpt-audio").base
+    assert rates.audio_input_nano_usd_per_mtok == 32 * 10**9
+    assert rates.audio_output_nano_usd_per_mtok == 64 * 10**9
+    assert rates.output_nano_usd_per_mtok == rates.image_output_nano_usd_per_mtok == 10 * 10**9
+
+
+def test_pictures_that_are_made_have_a_rate_of_their_own():
+    assert one("gemini", "gemini-2.5-flash-image").base.image_output_nano_usd_per_mtok == 30 * 10**9
+    assert one("openai", "gpt-realtime").base.image_input_nano_usd_per_mtok == 5 * 10**9
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "search_nano_usd"),
+    [
+        ("anthropic", "claude-haiku-4-5", 10_000_000),
+        ("gemini", "gemini-2.5-flash", 35_000_000),
+        ("openai", "gpt-audio", None),
+        ("deepseek", "deepseek-chat", None),
+    ],
+)
+def test_a_web_search_has_the_catalogues_price_or_none(kind, model, search_nano_usd):
+    price = one(kind, model)
+    assert price.search_nano_usd == search_nano_usd
+    if search_nano_usd is not None:
+        assert cost_nano_usd(price, Usage(web_searches=3)) == 3 * search_nano_usd
+
+
+def test_no_search_of_the_catalogue_costs_more_than_one_of_unknown_price(schedules):
+    searches = [price.search_nano_usd for *_, schedule in schedules for price in schedule]
+    found = [search for search in searches if search is not None]
+    assert len(found) > 90
+    assert max(found) == UNPRICED_SEARCH_NANO_USD
+
+
+def test_a_price_without_sound_pictures_and_searches_has_the_version_it_had_before_they_were_compiled():
+    if version("genai-prices") == "0.2.3":
+        assert PRICES["deepseek-chat"][0].version == "genai-prices 0.2.3 efcd3ba8c793"
+
+
+def test_context_windows_are_compiled_where_the_catalogue_tells_them():
+    queries = (
+        query("anthropic", "claude-haiku-4-5"),
+        query("openai", "gpt-4o-mini"),
+        query("openai", "smollm2-135m"),
+    )
+    found = compiler.compile_catalogue(CompileTask(now_ms=epoch_ms(MOMENT), queries=queries)).context_windows
+    assert found["claude-haiku-4-5"] == 200_000
+    assert found["gpt-4o-mini"] == 128_000
+    assert "smollm2-135m" not in found
+
+
 def test_a_price_per_request_is_part_of_cost_and_ceiling():
     sonar = one("openai", "sonar", "https://api.perplexity.ai")
     assert cost_nano_usd(sonar, Usage()) == 12_000_000
@@ -271,7 +350,7 @@ def compiled_model(*prices: ModelPrice | ConditionalPrice) -> Price:
 
 def test_a_missing_rate_is_that_of_the_class_it_is_a_part_of():
     price = compiled_model(ModelPrice(input_mtok=Decimal(3), output_mtok=Decimal(7)))
-    assert price.base == Rates(3 * 10**9, 3 * 10**9, 3 * 10**9, 3 * 10**9, 7 * 10**9, 7 * 10**9)
+    assert price.base == Rates(*[3 * 10**9] * 4, *[7 * 10**9] * 2, *[3 * 10**9] * 2, *[7 * 10**9] * 2)
     price = compiled_model(ModelPrice(input_mtok=Decimal(3), cache_write_mtok=Decimal(4), output_mtok=Decimal(7)))
     assert price.base.cache_write_1h_nano_usd_per_mtok == 4 * 10**9
 
@@ -292,6 +371,41 @@ def test_prices_of_text_and_of_five_minute_writes_are_preferred_to_general_ones(
     assert price.base.cache_write_nano_usd_per_mtok == 5 * 10**9
     assert price.base.cache_write_1h_nano_usd_per_mtok == 4 * 10**9
     assert price.base.reasoning_nano_usd_per_mtok == 6 * 10**9
+
+
+def test_sound_and_pictures_without_a_price_of_their_own_cost_like_the_class_they_are_a_part_of():
+    price = compiled_model(
+        ModelPrice(
+            input_mtok=Decimal(3),
+            input_text_mtok=Decimal(2),
+            input_audio_mtok=Decimal(9),
+            output_mtok=Decimal(7),
+            output_audio_mtok=Decimal(8),
+        )
+    )
+    assert price.base.audio_input_nano_usd_per_mtok == 9 * 10**9
+    assert price.base.image_input_nano_usd_per_mtok == 3 * 10**9
+    assert price.base.audio_output_nano_usd_per_mtok == 8 * 10**9
+    assert price.base.image_output_nano_usd_per_mtok == price.base.output_nano_usd_per_mtok == 7 * 10**9
+
+
+def test_a_model_that_makes_nothing_but_sound_has_all_its_output_priced_so():
+    price = compiled_model(ModelPrice(input_mtok=Decimal(3), output_audio_mtok=Decimal(8)))
+    assert price.base.output_nano_usd_per_mtok == price.base.audio_output_nano_usd_per_mtok == 8 * 10**9
+
+
+def test_searches_and_sound_of_peak_hours_are_priced_so_all_day():
+    peak = ConditionalPrice(
+        TimeOfDateConstraint(time(1), time(2)),
+        prices=ModelPrice(
+            input_mtok=Decimal(1), output_mtok=Decimal(1), input_audio_mtok=Decimal(5), web_searches_kcount=Decimal(14)
+        ),
+    )
+    price = compiled_model(
+        ModelPrice(input_mtok=Decimal(1), output_mtok=Decimal(1), web_searches_kcount=Decimal(10)), peak
+    )
+    assert price.base.audio_input_nano_usd_per_mtok == 5 * 10**9
+    assert price.search_nano_usd == 14_000_000
 
 
 def test_units_may_have_thresholds_of_their_own():

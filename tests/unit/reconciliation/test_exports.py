@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tollhouse.kit.clock import utc_text
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.exports import read_export
 
 APRIL_FIRST_S = 1_775_001_600
@@ -105,6 +105,37 @@ def test_anthropics_report_tells_both_kinds_of_cache_writes_and_no_calls():
         ("claude-haiku-4-5", "2026-04-01", None, Usage(100, 20, 7, 3, 40)),
         ("claude-haiku-4-5", "2026-04-02", None, Usage()),
     ]
+
+
+def test_anthropics_report_counts_searches_unless_it_is_older_than_they_are():
+    searched = {**ANTHROPIC_RESULT, "server_tool_use": {"web_search_requests": 4, "web_fetch_requests": 1}}
+    (found,) = read_export(json.dumps(anthropic_page(searched)))
+    assert (found.usage, found.counts_searches) == (Usage(100, 20, 7, 3, 40, web_searches=4), True)
+    assert (found.splits_media, found.splits_reasoning) == (False, False)
+    del searched["server_tool_use"]
+    (found,) = read_export(json.dumps(anthropic_page(searched)))
+    assert (found.usage.web_searches, found.counts_searches) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "usage", "flags"),
+    [
+        ("", "", Usage(9, output_tokens=5), (False, False)),
+        (",web_searches", ",3", Usage(9, output_tokens=5, web_searches=3), (False, True)),
+        (
+            ",audio_input_tokens,image_output_tokens",
+            ",7,",
+            Usage(9, output_tokens=5, audio_input_tokens=7),
+            (True, False),
+        ),
+    ],
+)
+def test_columns_of_ones_own_tell_whether_sound_and_searches_are_counted(columns, values, usage, flags):
+    (found,) = read_export(
+        f"start,end,model,input_tokens,output_tokens{columns}\n2026-04-01,2026-04-02,m,9,5{values}\n"
+    )
+    assert found.usage == usage
+    assert (found.splits_media, found.counts_searches) == flags
 
 
 def test_deepseeks_rows_are_summed_by_day_and_model_over_keys():

@@ -7,17 +7,21 @@ from hypothesis import strategies as st
 
 from harness.books import reservation
 from tollhouse.pricing.model import Price, Rates, cost_nano_usd
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.matching import known_name, match, merged, shared
 from tollhouse.reconciliation.model import CLASSES, LedgerUsage, UsageBucket, combined
 
-# A nano-USD for each token of input, five for each of output.
-PRICE = Price.of("test", Rates(*(1_000_000,) * 4, 5_000_000, 5_000_000))
+# A nano-USD for each token of input, five for each of output; ten and fifty for sound and pictures, 100 for a search.
+PRICE = Price.of(
+    "test",
+    Rates(*(1_000_000,) * 4, 5_000_000, 5_000_000, 10_000_000, 10_000_000, 50_000_000, 50_000_000),
+    search_nano_usd=100,
+)
 NOTHING = Usage()
 HOUR_MS = 3_600_000
 
 
-def bucket(usage=NOTHING, *, model="small", start_ms=0, end_ms=HOUR_MS, requests=None, splits_reasoning=True):
+def bucket(usage=NOTHING, *, model="small", start_ms=0, end_ms=HOUR_MS, requests=None, splits_reasoning=True, **splits):
     return UsageBucket(
         model=model,
         start_ms=start_ms,
@@ -25,14 +29,13 @@ def bucket(usage=NOTHING, *, model="small", start_ms=0, end_ms=HOUR_MS, requests
         requests=requests,
         usage=usage,
         splits_reasoning=splits_reasoning,
+        **splits,
     )
 
 
-def matched(
-    usage, ledger=NOTHING, ceilings=(), *, requests=None, settled=0, sharing=0, splits_reasoning=True, price=PRICE
-):
+def matched(usage, ledger=NOTHING, ceilings=(), *, requests=None, settled=0, sharing=0, price=PRICE, **splits):
     return match(
-        bucket(usage, requests=requests, splits_reasoning=splits_reasoning),
+        bucket(usage, requests=requests, **splits),
         LedgerUsage(settled, sharing, ledger),
         [reservation(ceiling) for ceiling in ceilings],
         lambda _: price,
@@ -93,6 +96,64 @@ def test_where_a_provider_counts_reasoning_as_output_the_ledger_is_compared_so()
 
     assert found.ledger.usage == Usage(output_tokens=25)
     assert [each.usage for each in found.resolutions] == [Usage(output_tokens=5)]
+
+
+MEDIA = Usage(
+    1,
+    output_tokens=2,
+    reasoning_tokens=3,
+    audio_input_tokens=10,
+    image_input_tokens=20,
+    audio_output_tokens=30,
+    image_output_tokens=40,
+    web_searches=5,
+)
+
+
+@pytest.mark.parametrize(
+    ("splits", "counted"),
+    [
+        ({}, Usage(31, output_tokens=72, reasoning_tokens=3)),
+        ({"splits_reasoning": False}, Usage(31, output_tokens=75)),
+        ({"splits_media": True, "counts_searches": True}, MEDIA),
+        ({"counts_searches": True}, Usage(31, output_tokens=72, reasoning_tokens=3, web_searches=5)),
+        (
+            {"splits_media": True, "splits_reasoning": False, "counts_searches": True},
+            msgspec.structs.replace(MEDIA, output_tokens=5, reasoning_tokens=0),
+        ),
+    ],
+)
+def test_the_ledger_is_compared_as_the_provider_counts(splits, counted):
+    found = matched(counted, MEDIA, settled=1, requests=1, **splits)
+
+    assert (found.outcome, found.ledger.usage) == ("agrees", counted)
+    assert found.ledger.usage.total_tokens == MEDIA.total_tokens
+
+
+def test_unclaimed_sound_and_searches_are_priced_as_such_where_the_provider_tells_them():
+    used = Usage(4, audio_input_tokens=10, web_searches=2)
+
+    (resolution,) = matched(used, NOTHING, (900,), splits_media=True, counts_searches=True).resolutions
+    assert (resolution.usage, resolution.cost_nano_usd) == (used, 4 + 10 * 10 + 2 * 100)
+    (resolution,) = matched(Usage(14), NOTHING, (900,)).resolutions
+    assert (resolution.usage, resolution.cost_nano_usd) == (Usage(14), 14)
+
+
+def test_more_searches_than_the_provider_counted_are_told():
+    found = matched(Usage(4, web_searches=1), Usage(4, web_searches=2), counts_searches=True)
+
+    assert found.reason == "the ledger has more than the provider counted: web_searches"
+
+
+def test_rows_of_one_span_tell_apart_what_both_of_them_do():
+    def searched(usage):
+        return bucket(usage, splits_media=True, counts_searches=True)
+
+    (both,) = merged([searched(MEDIA), searched(MEDIA)])
+    assert both.usage == combined(MEDIA, MEDIA)
+    (folded,) = merged([searched(MEDIA), bucket(Usage(5))])
+    assert (folded.splits_media, folded.counts_searches) == (False, False)
+    assert folded.usage == Usage(31 + 5, output_tokens=72, reasoning_tokens=3)
 
 
 @pytest.mark.parametrize(
@@ -175,14 +236,14 @@ def test_shares_are_exact_in_sum_and_each_is_within_a_token_of_its_proportion(us
                 assert abs(getattr(share, name) * total - amount * weight) < total
 
 
-rates = st.builds(Rates, *(st.integers(0, 10**8) for _ in CLASSES))
+rates = st.builds(Rates, *(st.integers(0, 10**8) for _ in Rates.__struct_fields__))
 
 
-@given(usages, rates, st.lists(st.integers(0, 10**10), min_size=1, max_size=10))
-def test_calls_are_resolved_with_all_that_is_unclaimed_and_never_above_their_ceilings(usage, rates, ceilings):
-    price = Price.of("test", rates)
+@given(usages, rates, st.integers(0, 1000), st.lists(st.integers(0, 10**10), min_size=1, max_size=10))
+def test_calls_are_resolved_with_all_that_is_unclaimed_and_never_above_their_ceilings(usage, rates, search, ceilings):
+    price = Price.of("test", rates, search_nano_usd=search)
 
-    found = matched(usage, NOTHING, ceilings, price=price)
+    found = matched(usage, NOTHING, ceilings, price=price, splits_media=True, counts_searches=True)
 
     if found.outcome == "resolved":
         assert len(found.resolutions) == len(ceilings)
@@ -193,7 +254,7 @@ def test_calls_are_resolved_with_all_that_is_unclaimed_and_never_above_their_cei
         assert total == usage
     else:
         # Rounding moves at most a token of each class from one call to another.
-        a_token_each = -(-sum(msgspec.structs.astuple(rates)) // 1_000_000)
+        a_token_each = -(-sum(msgspec.structs.astuple(rates)) // 1_000_000) + search
         assert cost_nano_usd(price, usage) > sum(ceilings) - len(ceilings) * (a_token_each + 1)
 
 

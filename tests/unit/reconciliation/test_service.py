@@ -2,6 +2,7 @@
 
 import asyncio
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -10,14 +11,14 @@ from harness.clock import FakeClock
 from tollhouse.errors import InternalError, InvalidRequest, Unavailable
 from tollhouse.kit.clock import utc_text
 from tollhouse.pricing.model import Price, Rates
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import UsageBucket
 from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.storage.schema import ai_audit_log
 
 pytestmark = pytest.mark.usefixtures("on_each_engine")
 
-PRICE = Price.of("test", Rates(*(1_000_000,) * 6))
+PRICE = Price.of("test", Rates(*(1_000_000,) * 10), search_nano_usd=500)
 NOON_MS = FakeClock().now_ms()
 HOUR_MS = 3_600_000
 SETTLED = Usage(input_tokens=5, output_tokens=2)
@@ -88,6 +89,34 @@ def test_an_unknown_call_is_entered_with_what_the_provider_counted_beyond_the_le
         (entry,) = await audited(books, "ledger.reconciled")
         assert (entry.actor, entry.target) == ("key_1", "fake")
         assert '"resolved":1,"cost_nano_usd":35,"taken":0,"differing":0' in entry.after
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_sound_pictures_and_searches_are_compared_and_entered(tmp_path):
+    def counted(usage, **changes):
+        return msgspec.structs.replace(bucket(usage, requests=5), splits_media=True, counts_searches=True, **changes)
+
+    async def scenario(books):
+        await books.set_tenant()
+        media = Usage(5, audio_input_tokens=7, web_searches=2)
+        for usage in (media, media, Usage(image_output_tokens=9), SETTLED):
+            await books.ledger.settle(settlement(await books.reserve(1000), 7, usage=usage))
+        await lost(books, 1000)
+        books.clock.advance(3600)
+        whole = Usage(15, output_tokens=2, audio_input_tokens=15, image_output_tokens=9, web_searches=5)
+        found = await reconciled(books, counted(whole), dry_run=True)
+        assert found.matches[0].ledger.usage == Usage(
+            15, output_tokens=2, audio_input_tokens=14, image_output_tokens=9, web_searches=4
+        )
+        folded = await reconciled(books, bucket(Usage(29, output_tokens=11), requests=4), dry_run=True)
+        assert (folded.matches[0].outcome, folded.matches[0].unclaimed) == ("resolved", Usage())
+        found = await reconciled(books, counted(whole))
+        assert (found.resolved, found.cost_nano_usd) == (1, 1 + 500)
+        (row,) = await adjustments(books)
+        assert (row.other_usage, row.total_tokens) == ('{"audio_input_tokens":1,"web_searches":1}', 1)
+        again = await reconciled(books, counted(whole))
+        assert again.matches[0].outcome == "agrees"
 
     run_on_books(tmp_path, scenario)
 

@@ -7,12 +7,13 @@ import sqlalchemy as sa
 from alembic import command
 
 from harness import engines
-from harness.books import open_books, reservation, settlement
+from harness.books import hash_by_hand, open_books, reservation, settlement
 from harness.clock import FakeClock
 from harness.postgres import ROLE, new_database, shared_server
 from tollhouse.budgets.model import Reservation
 from tollhouse.gate.admission import Replay
 from tollhouse.idempotency.model import claim
+from tollhouse.providers.usage import Usage
 from tollhouse.storage import migrate
 from tollhouse.storage.postgres import control
 from tollhouse.storage.schema import metadata
@@ -20,7 +21,9 @@ from tollhouse.storage.schema import metadata
 pytestmark = pytest.mark.usefixtures("on_each_engine")
 
 KEPT = claim("th_secret", "order-7", b"body", "2026-06-11T12:00:00.000Z")
-NEW_COLUMNS = {"epoch"}
+NEW_COLUMNS = {"epoch", "other_usage"}
+EARLIER = ("0001", "0002")
+MONTHS = ("2026-04", "2026-05")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +69,13 @@ def everything(connection):
     }
 
 
-def make_first(path, content):
-    """Make a database as the first version would have left it."""
+@pytest.fixture(params=EARLIER)
+def revision(request):
+    return request.param
+
+
+def make_earlier(path, content, revision):
+    """Make a database as an earlier version would have left it."""
     if engines.current() == "sqlite":
         engine = sa.create_engine(f"sqlite:///{path}")
     else:
@@ -76,7 +84,11 @@ def make_first(path, content):
     with engine.begin() as connection:
         config = migrate._config()
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        command.upgrade(config, revision)
+        assert "other_usage" not in {column["name"] for column in sa.inspect(connection).get_columns("ai_usage_log")}
+        if engines.current() == "postgresql" and revision != "0001":
+            for month in MONTHS:
+                open_month(connection, month)
         for name, rows in content.items():
             if rows:
                 table = sa.Table(name, sa.MetaData(), autoload_with=connection)
@@ -86,16 +98,27 @@ def make_first(path, content):
     engine.dispose()
 
 
-def upgrade(path):
+def open_month(connection, month):
+    """Make a month's partition as the function ai_open_month does, in as few words as tell."""
+    partition = f"ai_usage_log_{month.replace('-', '_')}"
+    for statement in (
+        f"CREATE TABLE {partition} PARTITION OF ai_usage_log FOR VALUES IN ('{month}')",
+        f"CREATE TRIGGER ai_usage_log_no_truncate BEFORE TRUNCATE ON {partition} EXECUTE FUNCTION ai_refuse_change()",
+        f"REVOKE UPDATE, DELETE, TRUNCATE ON {partition} FROM PUBLIC, CURRENT_USER",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def upgrade(path, revision):
     if engines.current() == "postgresql":
-        assert control.migrate_database(engines._urls[path]) == "0001"
+        assert control.migrate_database(engines._urls[path]) == revision
 
 
 @pytest.fixture
-def path(tmp_path, content):
+def path(tmp_path, content, revision):
     path = tmp_path / "db"
-    make_first(path, content)
-    upgrade(path)
+    make_earlier(path, content, revision)
+    upgrade(path, revision)
     return path
 
 
@@ -113,7 +136,8 @@ def test_rows_ids_and_hashes_are_what_they_were(path, content):
         # Which functions the database has is on record there.
         found["ai_settings"] = [row for row in found["ai_settings"] if row["name"] != "functions_digest"]
         assert found == content
-        assert {row["billing_period"] for row in found["ai_usage_log"]} == {"2026-04", "2026-05"}
+        assert {row["billing_period"] for row in found["ai_usage_log"]} == set(MONTHS)
+        assert {row.other_usage for row in await books.rows()} == {""}
 
     run(path, scenario)
 
@@ -130,11 +154,14 @@ def test_the_books_are_consistent_and_go_on(path, content):
         )
         for at in ("2026-04", "2026-05", "2026-06"):
             books.clock.set(f"{at}-20T12:00:00Z")
-            await books.ledger.settle(settlement(await books.reserve(100), 10))
+            usage = Usage(3, audio_input_tokens=4, web_searches=1)
+            await books.ledger.settle(settlement(await books.reserve(100), 10, usage=usage))
         (held,) = await books.database.read(unknown_of_april)
         await books.ledger.settle(settlement(held, 20, status="adjustment"))
         rows = await books.rows()
         assert all(row.id > last for row in rows[-4:])
+        assert [row.other_usage for row in rows[-4:]] == ['{"audio_input_tokens":4,"web_searches":1}'] * 3 + [""]
+        assert [row.row_hash for row in rows] == list(map(hash_by_hand, rows))
         report = await books.verify()
         assert report.is_consistent, report.findings
         assert report.entries == len(content["ai_usage_log"]) + 4

@@ -27,7 +27,7 @@ async def _examine_prices(config: Config) -> list[Finding]:
         ]
     try:
         clock = SystemClock()
-        book = PriceBook(configured_prices(config), await compile_configured(config, clock), clock)
+        book = PriceBook(configured_prices(config), (await compile_configured(config, clock)).prices, clock)
     except StartError as error:
         return [failed("prices", str(error), "reinstall genai-prices, or give each model a price")]
     return [finding for name in config.models for finding in _examine_model(config, name, book)]

@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION ai_admit(
     my_epoch bigint, now_text text, interval_us bigint, tolerance_us bigint,
     months text[], key_tenants text[], key_periods text[], key_scopes text[], key_scope_ids text[],
-    gate_tenants text[], gate_features text[], limited_tenants text[], claim_ids text[],
+    gate_tenants text[], gate_features text[], gate_tiers text[], limited_tenants text[], claim_ids text[],
     request_ids text[], attempts integer[], tenant_ids text[], user_ids text[], feature_slugs text[], services text[],
     key_ids text[], models text[], providers text[], price_versions text[], ceilings bigint[], periods text[],
     created_ats text[],
@@ -22,7 +22,7 @@ DECLARE
     lefts bigint[] := caps;
     taken bigint[] := array_fill(0::bigint, ARRAY[cardinality(key_tenants)]);
     gate_verdicts text[] := array_fill('inactive'::text, ARRAY[cardinality(gate_tenants)]);
-    gate_ends text[] := array_fill(NULL::text, ARRAY[cardinality(gate_tenants)]);
+    gate_subjects text[] := array_fill(NULL::text, ARRAY[cardinality(gate_tenants)]);
     full_at_us bigint[];
     now_us bigint;
     over_us bigint;
@@ -75,17 +75,22 @@ BEGIN
             lefts[found_row.place] := found_row.left_nano_usd;
         END LOOP;
         FOR found_row IN
-            SELECT g.place, m.is_active, m.expires_at, COALESCE(f.is_enabled, TRUE) AS is_enabled
-              FROM unnest(gate_tenants, gate_features) WITH ORDINALITY AS g (tenant_id, feature_slug, place)
+            SELECT g.place, m.is_active, m.expires_at, m.tier, COALESCE(f.is_enabled, TRUE) AS is_enabled,
+                   g.tiers IS NULL OR m.tier = ANY (string_to_array(g.tiers, E'\n')) AS has_model
+              FROM unnest(gate_tenants, gate_features, gate_tiers)
+                   WITH ORDINALITY AS g (tenant_id, feature_slug, tiers, place)
               JOIN tenant_ai_modules m USING (tenant_id)
               LEFT JOIN tenant_ai_features f USING (tenant_id, feature_slug)
         LOOP
-            gate_ends[found_row.place] := found_row.expires_at;
             gate_verdicts[found_row.place] := CASE
                 WHEN NOT found_row.is_active THEN 'inactive'
                 WHEN found_row.expires_at COLLATE "C" <= now_text THEN 'expired'
                 WHEN NOT found_row.is_enabled THEN 'disabled'
+                WHEN NOT found_row.has_model THEN 'tier'
                 ELSE 'open' END;
+            gate_subjects[found_row.place] := CASE gate_verdicts[found_row.place]
+                WHEN 'tier' THEN found_row.tier
+                ELSE found_row.expires_at END;
         END LOOP;
         EXIT WHEN is_reread;
 
@@ -170,7 +175,7 @@ BEGIN
 
         verdict := gate_verdicts[gates[nth]];
         IF verdict <> 'open' THEN
-            subject := gate_ends[gates[nth]];
+            subject := gate_subjects[gates[nth]];
             RETURN NEXT;
             CONTINUE deciding;
         END IF;

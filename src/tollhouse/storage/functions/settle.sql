@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION ai_settle(
     key_ids text[], models text[], providers text[], inputs bigint[], cached_inputs bigint[], cache_writes bigint[],
     cache_writes_1h bigint[], outputs bigint[], reasonings bigint[], totals bigint[], costs bigint[],
     price_versions text[], statuses text[], usage_sources text[], finish_reasons text[], latencies_ms integer[],
-    periods text[], admitted_ats text[], created_ats text[], claim_ids text[], answers bytea[]
+    periods text[], admitted_ats text[], created_ats text[], other_usages text[], claim_ids text[], answers bytea[]
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -92,27 +92,29 @@ BEGIN
         request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider, input_tokens,
         cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
         total_tokens, cost_nano_usd, price_version, status, usage_source, finish_reason, latency_ms,
-        billing_period, admitted_at, created_at, prev_hash, row_hash)
+        billing_period, admitted_at, created_at, other_usage, prev_hash, row_hash)
     SELECT e.request_id, e.attempt, e.tenant_id, e.user_id, e.feature_slug, e.service, e.key_id, e.model,
            e.provider, e.input_tokens, e.cached_input_tokens, e.cache_write_tokens, e.cache_write_1h_tokens,
            e.output_tokens, e.reasoning_tokens, e.total_tokens, e.cost_nano_usd, e.price_version, e.status,
            e.usage_source, e.finish_reason, e.latency_ms, e.billing_period, e.admitted_at, e.created_at,
-           e.prev_hash, e.row_hash
+           e.other_usage, e.prev_hash, e.row_hash
       FROM unnest(request_ids, attempts, tenant_ids, user_ids, feature_slugs, services, key_ids, models, providers,
                   inputs, cached_inputs, cache_writes, cache_writes_1h, outputs, reasonings, totals, costs,
                   price_versions, statuses, usage_sources, finish_reasons, latencies_ms, periods, admitted_ats,
-                  created_ats, prev_hashes, row_hashes) WITH ORDINALITY
+                  created_ats, other_usages, prev_hashes, row_hashes) WITH ORDINALITY
            AS e (request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, model, provider,
                  input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
                  reasoning_tokens, total_tokens, cost_nano_usd, price_version, status, usage_source,
-                 finish_reason, latency_ms, billing_period, admitted_at, created_at, prev_hash, row_hash, place)
+                 finish_reason, latency_ms, billing_period, admitted_at, created_at, other_usage, prev_hash, row_hash,
+                 place)
      ORDER BY e.place;
 
     WITH counted AS (
         -- What an entry adds: as counts() of ledger/rollups.py.
         SELECT tenant_id, billing_period, user_id, feature_slug, service, key_id, model, provider,
                left(admitted_at, 10) AS day,
-               (status = 'settled' OR status = 'adjustment' AND (total_tokens > 0 OR cost_nano_usd > 0))::integer
+               (status = 'settled'
+                OR status = 'adjustment' AND (total_tokens > 0 OR cost_nano_usd > 0 OR other_usage <> ''))::integer
                     AS calls,
                CASE WHEN status <> 'unknown' THEN input_tokens ELSE 0 END AS input_tokens,
                CASE WHEN status <> 'unknown' THEN cached_input_tokens ELSE 0 END AS cached_input_tokens,
@@ -126,10 +128,10 @@ BEGIN
                CASE status WHEN 'unknown' THEN ceiling WHEN 'adjustment' THEN -ceiling ELSE 0 END AS unknown_nano_usd
           FROM unnest(tenant_ids, user_ids, feature_slugs, services, key_ids, models, providers, inputs,
                       cached_inputs, cache_writes, cache_writes_1h, outputs, reasonings, totals, costs, statuses,
-                      periods, admitted_ats, ceilings)
+                      periods, admitted_ats, other_usages, ceilings)
                AS e (tenant_id, user_id, feature_slug, service, key_id, model, provider, input_tokens,
                      cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens,
-                     total_tokens, cost_nano_usd, status, billing_period, admitted_at, ceiling)
+                     total_tokens, cost_nano_usd, status, billing_period, admitted_at, other_usage, ceiling)
     ), monthly AS (
         INSERT INTO ai_usage_monthly AS m (
             tenant_id, billing_period, user_id, feature_slug, service, key_id, model, provider, calls, input_tokens,
