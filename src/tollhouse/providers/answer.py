@@ -6,6 +6,7 @@ everything that arrives, decompression within those bounds, and certainty about 
 
 import re
 import zlib
+from collections.abc import Callable, Mapping
 
 import httptools
 
@@ -44,7 +45,7 @@ class BadAnswer(Exception):
 
 
 class Body:
-    """An answer's body: decompressed, bounded, and kept whole.
+    """An answer's body: decompressed, bounded, and kept whole, or passed on piece by piece.
 
     A body in several gzip members is refused: no provider sends one, and unpacking a flood of empty members
     is work without a bound.
@@ -52,20 +53,22 @@ class Body:
     Args:
         coding: the Content-Encoding, in lower case.
         max_bytes: how large the body may be, decompressed.
+        take: takes the pieces, where nobody wants the body whole.
 
     Raises:
         BadAnswer: the coding is not one that can be undone here.
     """
 
-    __slots__ = ("_chunks", "_coding", "_inflater", "_max_bytes", "_room_bytes", "last_chunk")
+    __slots__ = ("_chunks", "_coding", "_inflater", "_max_bytes", "_room_bytes", "_take", "last_chunk")
 
-    def __init__(self, coding: str, max_bytes: int) -> None:
+    def __init__(self, coding: str, max_bytes: int, take: Callable[[bytes], None] | None = None) -> None:
         if coding not in _PLAIN_CODINGS and coding not in _COMPRESSED_CODINGS:
             raise BadAnswer("has a Content-Encoding that was not asked for")
         self.last_chunk = b""
         self._coding = coding
         self._inflater: zlib._Decompress | None = None
         self._chunks: list[bytes] = []
+        self._take = take or self._chunks.append
         self._max_bytes = self._room_bytes = max_bytes
 
     def add(self, chunk: bytes) -> None:
@@ -76,10 +79,11 @@ class Body:
         self._room_bytes -= len(chunk)
         if self._room_bytes < 0:
             raise BadAnswer(f"is larger than {self._max_bytes} bytes")
-        self._chunks.append(chunk)
+        if chunk:
+            self._take(chunk)
 
     def whole(self) -> bytes:
-        """Return the body; raises BadAnswer when its compressed form was cut short."""
+        """Return the body, but for what was passed on; raises BadAnswer when its compressed form was cut short."""
         if self._inflater is not None and not self._inflater.eof:
             raise BadAnswer("has a compressed body that is cut short")
         return b"".join(self._chunks)
@@ -115,6 +119,7 @@ class Answer:
 
     Attributes:
         status: 0 until the head has arrived.
+        take: takes the body of a 200 piece by piece; to be set before anything arrives.
         reusable: the answer is complete, the connection stays open, and nothing followed.
         keep_alive_s: seconds for which the server said it keeps an idle connection open, or None.
     """
@@ -135,6 +140,7 @@ class Answer:
         "keep_alive_s",
         "reusable",
         "status",
+        "take",
     )
 
     def __init__(self, max_answer_bytes: int, max_header_bytes: int) -> None:
@@ -149,6 +155,7 @@ class Answer:
         The parser stays: it is ready too then, and to make one costs more than to read an answer with it.
         """
         self.status = 0
+        self.take: Callable[[bytes], None] | None = None
         self.reusable = False
         self.keep_alive_s: int | None = None
         self._received_bytes = 0
@@ -182,6 +189,11 @@ class Answer:
         if not self._complete:
             self._check_size()
         return self._complete
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The head's, once it has arrived; names in lower case."""
+        return self._headers
 
     def ends_with_connection(self) -> bool:
         """Return whether this answer, which is not complete yet, has no end but the connection's."""
@@ -241,7 +253,8 @@ class Answer:
             self.keep_alive_s = int(timeout[1])
         self._chunked = coding is not None
         self._until_eof = not (self._chunked or "content-length" in headers)
-        self._body = Body(headers.get("content-encoding", "").lower(), self._max_answer_bytes)
+        take = self.take if status == 200 else None
+        self._body = Body(headers.get("content-encoding", "").lower(), self._max_answer_bytes, take)
         self._headers = headers
         self.status = status
 

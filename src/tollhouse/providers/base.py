@@ -9,60 +9,14 @@ ProviderError
     └── TimedOut        … and a deadline ended the wait
 """
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
-
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """Tokens of one attempt in disjoint classes: each token is in one of them, so that it is priced once."""
-
-    input_tokens: int = 0
-    """Input read in full: neither from a cache nor into one."""
-    cached_input_tokens: int = 0
-    """Input read from the provider's prompt cache."""
-    cache_write_tokens: int = 0
-    """Input written into the provider's prompt cache with its default lifetime (five minutes)."""
-    cache_write_1h_tokens: int = 0
-    """Input written into the provider's prompt cache for an hour."""
-    output_tokens: int = 0
-    """Output the caller sees."""
-    reasoning_tokens: int = 0
-    """Output the model spent on thinking."""
-
-    @property
-    def total_tokens(self) -> int:
-        return (
-            self.input_tokens
-            + self.cached_input_tokens
-            + self.cache_write_tokens
-            + self.cache_write_1h_tokens
-            + self.output_tokens
-            + self.reasoning_tokens
-        )
-
-
-class Message(msgspec.Struct, frozen=True, gc=False):
-    """One turn of a conversation."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
-
-
-class ProviderRequest(msgspec.Struct, frozen=True, gc=False):
-    """A completion as every adapter understands it."""
-
-    model: str
-    """The model's name at the provider."""
-    messages: tuple[Message, ...]
-    """At least one; system turns may stand anywhere."""
-    max_tokens: int
-    """The most output tokens the provider may make, thinking included."""
-    temperature: float | None = None
-    stop: tuple[str, ...] = ()
-    response_schema: dict[str, Any] | None = None
-    """A JSON Schema that the answer has to follow."""
+from tollhouse.providers.conversation import ProviderAnswer, ProviderRequest, StreamEvent
+from tollhouse.providers.sse import ServerSentEvent
+from tollhouse.providers.usage import Usage
 
 
 class WireRequest(msgspec.Struct, frozen=True, gc=False):
@@ -83,27 +37,76 @@ class WireResponse(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-FinishReason = Literal["stop", "length", "content_filter", "tool_calls", "refusal", "other"]
+ApiName = Literal["chat", "responses", "messages", "gemini", "embeddings", "gemini-embeddings"]
+"""The APIs that existing clients speak: OpenAI's chat completions, responses and embeddings, Anthropic's messages,
+Google's generateContent and its embedContent."""
 
 
-class ProviderAnswer(msgspec.Struct, frozen=True, gc=False):
-    """A completion as it came back."""
+class StreamReader(Protocol):
+    """Reads one streamed answer, event by event, and does no I/O.
 
-    content: str
-    finish_reason: FinishReason
+    Attributes:
+        usage: what has been reported so far, in classes; None as long as nothing was. It is whole when the stream is.
+        provider_request_id: the provider's id of the call, once it is known.
+    """
+
     usage: Usage | None
-    """None when the provider reported none, or none that can be read; a reported zero is a zero."""
-    provider_request_id: str | None = None
+    provider_request_id: str | None
+
+    def read(self, event: ServerSentEvent) -> Sequence[StreamEvent]:
+        """Return what an event says; none for what is of no concern to anybody but the vendor's own client.
+
+        Raises:
+            Overloaded, Rejected: the event is an error, and nothing that may be billed came before it.
+            OutcomeUnknown: it is an error after that, or it cannot be read.
+        """
 
 
-class Adapter(Protocol):
-    """One vendor's wire format. Adapters are pure: they translate, and never touch the network."""
+class Dialect(Protocol):
+    """One API as one provider serves it: what is relayed to it in its own format, and how its answers are read."""
 
-    def encode(self, request: ProviderRequest) -> WireRequest:
-        """Translate a request; raises InvalidRequest for what the vendor's format cannot express."""
+    def relay(self, body: Mapping[str, Any], *, model: str, stream: bool, headers: Mapping[str, str]) -> WireRequest:
+        """Return a client's request for this provider, as it came but for the model's name.
+
+        Args:
+            body: the client's JSON, limits and ``stream`` included.
+            model: its name at the provider.
+            headers: the client's, names in lower case; those that the vendor's own client sends are passed on.
+        """
 
     def decode(self, response: WireResponse) -> ProviderAnswer:
-        """Translate an answer; raises Rejected, Overloaded or OutcomeUnknown where it is none."""
+        """Translate a whole answer; raises Rejected, Overloaded or OutcomeUnknown where it is none."""
+
+    def stream_reader(self) -> StreamReader:
+        """Return what reads one streamed answer; an answer of another status than 200 goes to ``decode``."""
+
+
+class Adapter(Dialect, Protocol):
+    """One vendor's wire format. Adapters are pure: they translate, and never touch the network.
+
+    As a dialect, an adapter is that of the vendor's main API, which ``encode`` translates into.
+    """
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """What can be asked of the vendor in any client's format.
+
+        Of ``streaming``, ``tools``, ``images``, ``documents``, ``audio``, ``json_schema``, ``json``, ``reasoning``.
+        """
+
+    def encode(self, request: ProviderRequest) -> WireRequest:
+        """Translate a request; raises InvalidRequest, by name, for what the vendor's format cannot express."""
+
+    def dialect(self, api: ApiName) -> Dialect | None:
+        """Return how this provider serves an API itself; None where it does not, and calls are translated."""
+
+
+@runtime_checkable
+class CountsTokens(Dialect, Protocol):
+    """A provider that counts a prompt's tokens without charge."""
+
+    def count_tokens(self, body: Mapping[str, Any], model: str, headers: Mapping[str, str]) -> WireRequest:
+        """Return a client's request to count a prompt's tokens, as it came but for the model's name."""
 
 
 class ProviderError(Exception):

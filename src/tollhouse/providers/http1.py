@@ -9,6 +9,7 @@ from typing import cast
 
 from tollhouse.providers.answer import Answer, BadAnswer
 from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError, TimedOut, WireResponse
+from tollhouse.providers.incoming import Incoming
 
 # A request that is sent this shortly before the server hangs up, as it announced, may cross its goodbye.
 _KEEP_ALIVE_MARGIN_S = 1.0
@@ -48,7 +49,11 @@ class Connection(asyncio.Protocol):
         # The answer that is waited for, read by the reader.
         self._answer: Answer | None = None
         self._reader = Answer(max_answer_bytes, max_header_bytes)
-        self._waiter: asyncio.Future[WireResponse] | None = None
+        self._waiter: asyncio.Future[WireResponse | Incoming] | None = None
+        # The answer that is passed on as it comes, and the longest that it may pause.
+        self._incoming: Incoming | None = None
+        self._pause_s = math.inf
+        self._end_by_s = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_s = math.inf
         self._due_s = 0.0
@@ -69,8 +74,13 @@ class Connection(asyncio.Protocol):
         return self.ready and self._loop.time() < self.unusable_at_s and not self._arrivals.poll(0)
 
     def send(
-        self, request: bytes, deadline_s: float, first_byte_timeout_s: float | None
-    ) -> asyncio.Future[WireResponse]:
+        self,
+        request: bytes,
+        deadline_s: float,
+        first_byte_timeout_s: float | None,
+        pause_s: float | None = None,
+        end_by_s: float = math.inf,
+    ) -> asyncio.Future[WireResponse | Incoming]:
         """Write a whole request, and return the future of its answer.
 
         The future fails with OutcomeUnknown, and with TimedOut for a deadline. Whoever stops waiting for it
@@ -78,8 +88,11 @@ class Connection(asyncio.Protocol):
 
         Args:
             request: head and body.
-            deadline_s: loop time by which the answer has to be complete.
+            deadline_s: loop time by which the answer has to be complete, or begun if it is passed on as it comes.
             first_byte_timeout_s: seconds from now by which the answer's head has to be there, or None.
+            pause_s: for an answer that is to be passed on as it comes, if its status is 200: the longest that it may
+                pause, in seconds. The future's result is then its ``Incoming``, as soon as its head has arrived.
+            end_by_s: loop time by which such an answer has to be complete.
 
         Raises:
             NotSent: the connection was lost, or the deadline passed, before anything was written.
@@ -96,6 +109,10 @@ class Connection(asyncio.Protocol):
         if self._due_s < self._timer_s:
             self._set_timer()
         self._answer = self._reader
+        if pause_s is not None:
+            self._incoming = Incoming(self._hold)
+            self._pause_s, self._end_by_s = pause_s, end_by_s
+            self._reader.take = self._incoming.add
         self._waiter = waiter = self._loop.create_future()
         self._transport.write(request)
         return waiter
@@ -107,12 +124,18 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        incoming = self._incoming
         waiter = self._end_exchange()
         self._reader.discard()
         if self._transport is not None:
             self._transport.abort()
+        if failure is None and (waiter is not None or incoming is not None):
+            failure = OutcomeUnknown(f"the connection to {self._name} was given up")
+        if incoming is not None:
+            incoming.end(failure)
         if waiter is not None and not waiter.done():
-            waiter.set_exception(failure or OutcomeUnknown(f"the connection to {self._name} was given up"))
+            assert failure is not None
+            waiter.set_exception(failure)
             # Asking for it marks it as seen: when the caller was cancelled as well, nobody else will.
             waiter.exception()
 
@@ -144,10 +167,41 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         try:
-            if answer.feed(data):
+            is_complete = answer.feed(data)
+            if self._incoming is not None:
+                self._go_on(self._incoming, answer)
+            if is_complete:
                 self._finish(answer)
         except BadAnswer as error:
             self._fail(error)
+
+    def _go_on(self, incoming: Incoming, answer: Answer) -> None:
+        """See to a streamed answer of which something has come."""
+        if answer.status != 200:
+            return
+        self._deadline_s = self._end_by_s
+        self._expect_more(is_held=incoming.is_held)
+        if self._waiter is not None and not self._waiter.done():
+            incoming.headers = answer.headers
+            self._waiter.set_result(incoming)
+
+    def _hold(self, is_held: bool) -> None:
+        """Stop reading while the answer is read more slowly than it comes: the pause is not the provider's then."""
+        if self._transport is None or self._incoming is None:
+            return
+        self._expect_more(is_held=is_held)
+        if is_held:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _expect_more(self, *, is_held: bool) -> None:
+        """Note by when the next piece has to come: while the connection does not read, by the deadline at least."""
+        self._due_s = self._deadline_s
+        if not is_held:
+            self._due_s = min(self._loop.time() + self._pause_s, self._due_s)
+        if self._due_s < self._timer_s:
+            self._set_timer()
 
     def eof_received(self) -> None:
         # A body without length or chunks ends with the connection. On a bare socket a crash of the server
@@ -170,6 +224,7 @@ class Connection(asyncio.Protocol):
     def _finish(self, answer: Answer) -> None:
         response = answer.response()
         reusable, keep_alive_s = answer.reusable, answer.keep_alive_s
+        incoming = self._incoming
         waiter = self._end_exchange()
         transport = self._transport
         # A server may answer before it has read the whole request; what is left of it must not go out in
@@ -177,9 +232,13 @@ class Connection(asyncio.Protocol):
         if reusable and transport is not None and not transport.get_write_buffer_size():
             if keep_alive_s is not None:
                 self._idle_limit_s = keep_alive_s - _KEEP_ALIVE_MARGIN_S
+            if incoming is not None and incoming.is_held:
+                transport.resume_reading()
             self.ready = True
         else:
             self.close()
+        if incoming is not None:
+            incoming.end()
         if waiter is not None and not waiter.done():
             waiter.set_result(response)
 
@@ -216,11 +275,17 @@ class Connection(asyncio.Protocol):
             if not self._answer.status:
                 self.close(TimedOut(f"{self._name} did not begin to answer in time"))
                 return
+            if self._incoming is not None and self._answer.status == 200:
+                self.close(
+                    TimedOut(f"{self._name} sent nothing for {self._pause_s:g} seconds in the midst of its answer")
+                )
+                return
             self._due_s = self._deadline_s
         self._set_timer()
 
-    def _end_exchange(self) -> asyncio.Future[WireResponse] | None:
+    def _end_exchange(self) -> asyncio.Future[WireResponse | Incoming] | None:
         waiter, self._waiter = self._waiter, None
+        self._incoming = None
         if self._answer is not None:
             self._answer.clear()
             self._answer = None

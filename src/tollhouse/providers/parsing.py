@@ -5,7 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 
 # What decoding bytes of unknown origin can raise: bad JSON or types, text that is no UTF-8, endless nesting.
 UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -37,14 +37,7 @@ def usage_or_none(
         usage = classify(decoder.decode(raw))
     except UNREADABLE:
         return None
-    fewest = min(
-        usage.input_tokens,
-        usage.cached_input_tokens,
-        usage.cache_write_tokens,
-        usage.cache_write_1h_tokens,
-        usage.output_tokens,
-        usage.reasoning_tokens,
-    )
+    fewest = min(msgspec.structs.astuple(usage))
     return usage if fewest >= 0 else None
 
 

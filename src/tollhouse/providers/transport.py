@@ -11,7 +11,7 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import msgspec
 
@@ -19,6 +19,7 @@ from tollhouse.providers.address import parse_base_url, parse_proxy_url, proxy_f
 from tollhouse.providers.base import NotSent, OutcomeUnknown, WireRequest, WireResponse
 from tollhouse.providers.dial import Dialer
 from tollhouse.providers.http1 import Connection
+from tollhouse.providers.incoming import Incoming
 
 __all__ = ["TransportLimits", "Upstream", "proxy_from_environment"]
 
@@ -112,15 +113,62 @@ class Upstream:
             ValueError: the path or a header of ``wire`` would break the request apart.
         """
         body = wire.body
-        request = b"%b%d\r\n\r\n%b" % (self._head(wire.path, wire.headers), len(body), body)
+        request = b"%b%d\r\n\r\n%b" % (self._head(wire.path, wire.headers, "gzip"), len(body), body)
+        connection = await self._connection(deadline_s, may_send)
+        try:
+            response = await connection.send(request, deadline_s, first_byte_timeout_s)
+        finally:
+            self._release(connection)
+        assert isinstance(response, WireResponse), "it was not asked for in pieces"
+        return response
+
+    async def open(
+        self,
+        wire: WireRequest,
+        *,
+        begin_by_s: float,
+        deadline_s: float,
+        first_byte_timeout_s: float | None = None,
+        pause_s: float,
+        may_send: Callable[[], bool] | None = None,
+    ) -> WireResponse | Incoming:
+        """Send a request once; return its answer as it comes if its status is 200, else whole.
+
+        What is returned to be read piece by piece has to be closed.
+
+        Args:
+            wire: as for ``post``, and so are ``first_byte_timeout_s`` and ``may_send``.
+            begin_by_s: time of the running loop's clock by which the answer's head has to be there, or all of an
+                answer whose status is not 200.
+            deadline_s: time of the running loop's clock by which everything ends, reading included.
+            pause_s: the longest that the answer may pause once it has begun, in seconds.
+
+        Raises:
+            NotSent, OutcomeUnknown, TimedOut, ValueError: as for ``post``.
+        """
+        body = wire.body
+        # A compressed stream would come in larger pieces, and later.
+        request = b"%b%d\r\n\r\n%b" % (self._head(wire.path, wire.headers, "identity"), len(body), body)
+        begin_by_s = min(begin_by_s, deadline_s)
+        connection = await self._connection(begin_by_s, may_send)
+        try:
+            response = await connection.send(request, begin_by_s, first_byte_timeout_s, pause_s, deadline_s)
+        except BaseException:
+            self._release(connection)
+            raise
+        if isinstance(response, WireResponse):
+            self._release(connection)
+        else:
+            response.opened(partial(self._release, connection))
+        return response
+
+    async def _connection(self, deadline_s: float, may_send: Callable[[], bool] | None) -> Connection:
+        """Return a connection to be sent on at once."""
         connection = self._take_idle() or await self._wait_for_connection(deadline_s)
         if may_send is not None and not may_send():
             self._release(connection)
             raise NotSent("the call is not this instance's to make any more")
-        try:
-            return await connection.send(request, deadline_s, first_byte_timeout_s)
-        finally:
-            self._release(connection)
+        return connection
 
     async def probe(self, timeout_s: float) -> None:
         """Open a connection of its own, TLS included, and close it: proof of reach that bills nothing.
@@ -146,13 +194,13 @@ class Upstream:
 
     # The request.
 
-    def _make_head(self, path: str, headers: tuple[tuple[str, str], ...]) -> bytes:
+    def _make_head(self, path: str, headers: tuple[tuple[str, str], ...], encoding: str) -> bytes:
         """Return a request's head up to the number that Content-Length says."""
         if not _PATH.fullmatch(path):
             raise ValueError("a request's path must begin with / and contain only visible ASCII, without #")
         address = self._base_url.address
         target = self._base_url.target(path)
-        lines = [f"Host: {address.authority}", "User-Agent: tollhouse", "Accept-Encoding: gzip"]
+        lines = [f"Host: {address.authority}", "User-Agent: tollhouse", f"Accept-Encoding: {encoding}"]
         if self._proxy is not None and address.scheme == "http":
             target = f"http://{address.authority}{target}"
             if self._proxy.authorization is not None:

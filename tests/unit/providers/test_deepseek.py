@@ -4,17 +4,10 @@ from typing import Any
 import pytest
 
 from tollhouse.errors import InvalidRequest
-from tollhouse.providers.base import (
-    Message,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    ProviderRequest,
-    Rejected,
-    Usage,
-    WireResponse,
-)
+from tollhouse.providers.base import OutcomeUnknown, Overloaded, Rejected, WireResponse
+from tollhouse.providers.conversation import Message, ProviderAnswer, ProviderRequest, Text, Thinking
 from tollhouse.providers.deepseek import DeepSeekAdapter
+from tollhouse.providers.usage import Usage
 
 ADAPTER = DeepSeekAdapter(base_url="https://api.deepseek.com", api_key="sk-0123456789")
 
@@ -84,6 +77,7 @@ def test_an_answer_is_golden():
         finish_reason="stop",
         usage=Usage(input_tokens=51, cached_input_tokens=512, output_tokens=56, reasoning_tokens=60),
         provider_request_id="d-1",
+        parts=(Thinking("hm"), Text("Hi")),
     )
 
 

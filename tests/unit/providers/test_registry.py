@@ -1,11 +1,11 @@
 import pytest
 
 from tollhouse.errors import StartError
-from tollhouse.providers.anthropic import AnthropicAdapter
-from tollhouse.providers.base import Message, ProviderRequest
+from tollhouse.providers.anthropic.adapter import AnthropicAdapter
+from tollhouse.providers.conversation import Message, ProviderRequest
 from tollhouse.providers.deepseek import DeepSeekAdapter
-from tollhouse.providers.gemini import GeminiAdapter
-from tollhouse.providers.openai import OpenAIAdapter
+from tollhouse.providers.gemini.adapter import GeminiAdapter
+from tollhouse.providers.openai.adapter import OpenAIAdapter
 from tollhouse.providers.registry import DEFAULT_BASE_URLS, adapter_for
 
 

@@ -4,17 +4,10 @@ from typing import Any
 import pytest
 
 from tollhouse.errors import InvalidRequest
-from tollhouse.providers.base import (
-    Message,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    ProviderRequest,
-    Rejected,
-    Usage,
-    WireResponse,
-)
-from tollhouse.providers.gemini import GeminiAdapter
+from tollhouse.providers.base import OutcomeUnknown, Overloaded, Rejected, WireResponse
+from tollhouse.providers.conversation import Message, ProviderAnswer, ProviderRequest
+from tollhouse.providers.gemini.adapter import GeminiAdapter
+from tollhouse.providers.usage import Usage
 
 ADAPTER = GeminiAdapter(base_url="https://generativelanguage.googleapis.com", api_key="AIza0123456789")
 

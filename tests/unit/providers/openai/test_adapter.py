@@ -3,17 +3,10 @@ from typing import Any
 
 import pytest
 
-from tollhouse.providers.base import (
-    Message,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    ProviderRequest,
-    Rejected,
-    Usage,
-    WireResponse,
-)
-from tollhouse.providers.openai import OpenAIAdapter
+from tollhouse.providers.base import OutcomeUnknown, Overloaded, Rejected, WireResponse
+from tollhouse.providers.conversation import Message, ProviderAnswer, ProviderRequest, Text, Thinking, ToolCall
+from tollhouse.providers.openai.adapter import OpenAIAdapter
+from tollhouse.providers.usage import Usage
 
 KEY = "sk-proj-0123456789"
 ADAPTER = OpenAIAdapter(base_url="https://api.openai.com/v1", api_key=KEY)
@@ -197,6 +190,55 @@ def test_cached_written_and_reasoning_tokens_are_counted_once():
         output_tokens=100,
         reasoning_tokens=400,
     )
+
+
+def sound(heard: int, cached: int = 0, spoken: int = 0) -> WireResponse:
+    return completion(
+        {
+            "prompt_tokens": 1000,
+            "completion_tokens": 500,
+            "total_tokens": 1500,
+            "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": heard},
+            "completion_tokens_details": {"reasoning_tokens": 100, "audio_tokens": spoken},
+        }
+    )
+
+
+def test_sound_is_in_classes_of_its_own():
+    assert ADAPTER.decode(sound(300, cached=200, spoken=150)).usage == Usage(
+        input_tokens=500,
+        cached_input_tokens=200,
+        audio_input_tokens=300,
+        output_tokens=250,
+        reasoning_tokens=100,
+        audio_output_tokens=150,
+    )
+
+
+def test_sound_that_can_only_have_come_from_the_cache_is_counted_there():
+    usage = ADAPTER.decode(sound(600, cached=700)).usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.cached_input_tokens, usage.audio_input_tokens) == (0, 700, 300)
+    assert usage.total_tokens == 1500
+
+
+def test_more_sound_than_there_was_input_or_output_is_no_usage():
+    assert ADAPTER.decode(sound(1001)).usage is None
+    assert ADAPTER.decode(sound(0, spoken=401)).usage is None
+
+
+def test_tool_calls_thinking_and_text_are_parts():
+    call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": ""}}
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "Hi"}]
+    decoded = ADAPTER.decode(completion(content=parts, tool_calls=[call, 7, {"function": {"name": ""}}]))
+    assert decoded.parts == (Thinking("hm"), Text("Hi"), ToolCall("c1", "f", "{}"))
+    assert (decoded.content, decoded.finish_reason) == ("Hi", "tool_calls")
+
+
+def test_searches_are_counted_where_openai_bills_them():
+    cited = completion(annotations=[{"type": "url_citation", "url_citation": {"url": "https://x.example"}}])
+    assert ADAPTER.decode(cited).usage == Usage(input_tokens=10, output_tokens=5, web_searches=1)
+    assert LOCAL.decode(cited).usage == Usage(input_tokens=10, output_tokens=5)
 
 
 @pytest.mark.parametrize(

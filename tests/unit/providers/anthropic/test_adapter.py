@@ -4,17 +4,10 @@ from typing import Any
 import pytest
 
 from tollhouse.errors import InvalidRequest
-from tollhouse.providers.anthropic import AnthropicAdapter
-from tollhouse.providers.base import (
-    Message,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    ProviderRequest,
-    Rejected,
-    Usage,
-    WireResponse,
-)
+from tollhouse.providers.anthropic.adapter import AnthropicAdapter
+from tollhouse.providers.base import OutcomeUnknown, Overloaded, Rejected, WireResponse
+from tollhouse.providers.conversation import Message, ProviderAnswer, ProviderRequest, Text, Thinking, ToolCall
+from tollhouse.providers.usage import Usage
 
 ADAPTER = AnthropicAdapter(base_url="https://api.anthropic.com", api_key="sk-ant-0123456789")
 ASK = ProviderRequest(model="claude-haiku-4-5", messages=(Message("user", "Hello"),), max_tokens=400)
@@ -245,3 +238,130 @@ def test_what_the_operator_has_to_mend_is_not_the_callers_fault(status, kind, te
         ADAPTER.decode(error(status, kind, text))
     assert text not in str(caught.value)
     assert "sk-ant" not in str(caught.value)
+
+
+def test_parts_come_in_their_order():
+    content = [
+        {"type": "thinking", "thinking": "hm", "signature": "sig"},
+        {"type": "redacted_thinking", "data": "xyz"},
+        {"type": "server_tool_use", "id": "srv", "name": "web_search", "input": {}},
+        {"type": "text", "text": "One", "citations": [{"type": "char_location"}]},
+        {"type": "tool_use", "id": "toolu_1", "name": "f", "input": {"n": 1}, "caller": {"type": "direct"}},
+        {"type": "tool_use", "id": 7, "name": "no call", "input": {}},
+    ]
+    decoded = ADAPTER.decode(message(content=content, stop_reason="tool_use"))
+    assert decoded.parts == (
+        Thinking("hm", signature="sig"),
+        Thinking("", redacted="xyz"),
+        Text("One"),
+        ToolCall("toolu_1", "f", '{"n": 1}'),
+    )
+    assert decoded.content == "One"
+
+
+def test_text_alone_is_no_parts():
+    content = [{"type": "text", "text": "One"}, {"type": "text", "text": " two"}]
+    decoded = ADAPTER.decode(message(content=content, stop_reason="stop_sequence", stop_sequence="END"))
+    assert (decoded.content, decoded.parts, decoded.stop_sequence) == ("One two", (), "END")
+
+
+def test_searches_are_counted():
+    usage = {"input_tokens": 1, "output_tokens": 2, "server_tool_use": {"web_search_requests": 3}}
+    assert ADAPTER.decode(message(usage=usage)).usage == Usage(input_tokens=1, output_tokens=2, web_searches=3)
+
+
+def test_a_compaction_is_billed_beside_the_sums():
+    usage = {
+        "input_tokens": 23000,
+        "output_tokens": 1000,
+        "iterations": [
+            {
+                "type": "compaction",
+                "input_tokens": 180000,
+                "output_tokens": 3500,
+                "cache_read_input_tokens": 7,
+                "cache_creation_input_tokens": 11,
+                "cache_creation": {"ephemeral_1h_input_tokens": 4},
+            },
+            {"type": "message", "input_tokens": 23000, "output_tokens": 1000},
+        ],
+    }
+    assert ADAPTER.decode(message(usage=usage)).usage == Usage(
+        input_tokens=203000,
+        cached_input_tokens=7,
+        cache_write_tokens=0,
+        cache_write_1h_tokens=11,
+        output_tokens=4500,
+    )
+
+
+def test_a_request_is_relayed_as_it_came_but_for_the_models_name_and_the_key():
+    body = {
+        "model": "mine",
+        "max_tokens": 5,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 1}],
+        "of_tomorrow": {"x": 1.5},
+    }
+    asked = {
+        "anthropic-version": "2024-01-01",
+        "anthropic-beta": "a-1,b-2",
+        "x-api-key": "theirs",
+        "authorization": "Bearer theirs",
+        "user-agent": "x",
+    }
+    wire = ADAPTER.relay(body, model="claude-opus-5", stream=True, headers=asked)
+    assert wire.path == "/v1/messages"
+    assert wire.headers == (
+        ("x-api-key", "sk-ant-0123456789"),
+        ("anthropic-version", "2024-01-01"),
+        ("anthropic-beta", "a-1,b-2"),
+    )
+    assert json.loads(wire.body) == {**body, "model": "claude-opus-5", "stream": True}
+    assert body["model"] == "mine"
+
+
+def test_a_relayed_request_that_says_nothing_of_streams_goes_on_saying_nothing():
+    wire = ADAPTER.relay({"model": "mine"}, model="m", stream=False, headers={})
+    assert json.loads(wire.body) == {"model": "m"}
+    assert wire.headers == (("x-api-key", "sk-ant-0123456789"), ("anthropic-version", "2023-06-01"))
+    wire = ADAPTER.relay({"stream": None}, model="m", stream=False, headers={})
+    assert json.loads(wire.body) == {"model": "m", "stream": False}
+
+
+@pytest.mark.parametrize("name", ["anthropic-version", "anthropic-beta"])
+@pytest.mark.parametrize("value", ["a\r\nx: y", "é", "\x00"])
+def test_a_header_that_would_be_another_is_refused_by_name(name, value):
+    with pytest.raises(InvalidRequest, match=f"^{name}: expected printable ASCII"):
+        ADAPTER.relay({}, model="m", stream=False, headers={name: value})
+
+
+def test_thinking_of_other_vendors_is_not_relayed():
+    turn = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", "signature": "tollhouse:"}]}
+    wire = ADAPTER.relay({"messages": [turn]}, model="m", stream=False, headers={})
+    assert json.loads(wire.body)["messages"] == []
+
+
+def test_a_body_nested_without_end_is_a_refusal():
+    body: dict[str, Any] = {}
+    for _ in range(5000):
+        body = {"a": body}
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        ADAPTER.relay(body, model="m", stream=False, headers={})
+
+
+def test_counting_tokens_is_relayed():
+    body = {"model": "mine", "messages": [{"role": "user", "content": "Hi"}]}
+    wire = ADAPTER.count_tokens(body, "claude-opus-5", {"anthropic-beta": "token-counting-2024-11-01"})
+    assert wire.path == "/v1/messages/count_tokens"
+    assert json.loads(wire.body) == {**body, "model": "claude-opus-5"}
+    assert dict(wire.headers) == {
+        "x-api-key": "sk-ant-0123456789",
+        "anthropic-version": "2023-06-01",
+        "anthropic-beta": "token-counting-2024-11-01",
+    }
+
+
+@pytest.mark.parametrize(("api", "own"), [("messages", True), ("chat", False), ("gemini", False)])
+def test_only_its_own_api_is_a_dialect(api, own):
+    assert ADAPTER.dialect(api) is (ADAPTER if own else None)

@@ -1,0 +1,1 @@
+"""OpenAI, Azure OpenAI, and every OpenAI-compatible server."""

@@ -1,0 +1,1 @@
+"""The Responses API, which OpenAI made and DeepSeek serves too."""
