@@ -1,6 +1,6 @@
 """The engines that tests run on: those that use ``engine`` run once on each, unless they are marked for one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -46,7 +46,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         gone = set(left_out)
         items[:] = [item for item in items if item not in gone]
     for item in items:
-        # Tests of one file share what is dear to start, on one engine: whoever runs one of them runs them all.
-        callspec = getattr(item, "callspec", None)
-        engine = "" if callspec is None else callspec.params.get("engine", "")
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem} {item.path.parent.name} {engine}"))
+        item.add_marker(pytest.mark.xdist_group(_shared_by(item)))
+
+
+def _shared_by(item: pytest.Item) -> str:
+    """Name what tests share that is dear to start: whoever runs one of them runs them all.
+
+    That is what those of one file share on one engine, and the processes that several files leave as they were.
+    """
+    callspec = getattr(item, "callspec", None)
+    engine = "" if callspec is None else callspec.params.get("engine", "")
+    names: Sequence[str] = getattr(item, "fixturenames", ())
+    place = "faults" if "instances" in names else f"{item.path.parent.name} {item.path.stem}"
+    return f"{place} {engine}"

@@ -7,7 +7,8 @@ TollhouseError
 │   ├── ModuleInactive           ai_module_inactive
 │   ├── ModuleExpired            ai_module_expired
 │   ├── FeatureDisabled          ai_feature_disabled
-│   └── TenantForbidden          ai_tenant_forbidden
+│   ├── TenantForbidden          ai_tenant_forbidden
+│   └── ModelForbidden           ai_model_forbidden
 ├── NotFound                 404 ai_not_found
 │   └── ModelUnknown             ai_model_unknown
 ├── MethodNotAllowed         405 ai_method_not_allowed
@@ -96,6 +97,12 @@ class TenantForbidden(Forbidden):
     code = "ai_tenant_forbidden"
 
 
+class ModelForbidden(Forbidden):
+    """The tenant's tier has not got this model."""
+
+    code = "ai_model_forbidden"
+
+
 class NotFound(TollhouseError):
     """There is nothing at this address."""
 
@@ -157,9 +164,14 @@ class ModelUnpriced(InvalidRequest):
 
 
 class ProviderRejected(InvalidRequest):
-    """The provider refused the request itself."""
+    """The provider refused the request itself.
+
+    Attributes:
+        relayed: its status and body, where the caller speaks the provider's own format and gets its own words.
+    """
 
     code = "ai_provider_rejected"
+    relayed: tuple[int, bytes] | None = None
 
 
 class RateLimited(TollhouseError):

@@ -17,10 +17,13 @@ from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
 from tollhouse.audit.service import AuditLog
 from tollhouse.billing.service import UsageReports
-from tollhouse.completions.call import Planner
+from tollhouse.completions.call import Limits, Planner
+from tollhouse.completions.listing import ModelListing
 from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
-from tollhouse.completions.routes import CompleteRoute
+from tollhouse.completions.relay import StreamBounds
+from tollhouse.completions.routes import Routes
+from tollhouse.completions.wire.registry import CLIENT_APIS, GEMINI_VERBS
 from tollhouse.config import Config, Secrets, load_config
 from tollhouse.engines import Engine, open_engine
 from tollhouse.errors import StartError, Unavailable
@@ -98,7 +101,9 @@ async def open_control_plane(
     """Assemble the control plane alone, for commands; yields it with a super-admin key. Raises StartError."""
     async with open_core(config, secrets, clock or SystemClock(), serves=False) as core:
         reconciliation = _reconciliation(config, core, lambda: _compiled_prices(config, core.clock))
-        yield _control_plane(core, reconciliation, {}), _operator_token(core)
+        # Commands list no models.
+        listing = ModelListing(Models({}, {}, PriceBook({}, {}, core.clock)), core.engine.database)
+        yield _control_plane(core, reconciliation, {}, listing), _operator_token(core)
 
 
 @asynccontextmanager
@@ -121,8 +126,10 @@ async def open_service(
         upstreams = make_upstreams(config, environ)
         for upstream in upstreams.values():
             stack.push_async_callback(upstream.close)
-        prices = PriceBook(configured_prices(config), await catalogue, clock)
-        complete = _complete_route(config, secrets, core, upstreams, prices)
+        known = await catalogue
+        prices = PriceBook(configured_prices(config), known.prices, clock)
+        models = _models(config, secrets, upstreams, prices, known.context_windows)
+        routes = _routes(config, core, models)
         reconciliation = _reconciliation(config, core, lambda: _known_prices(prices))
 
         def expire_unknown() -> Awaitable[int]:
@@ -138,8 +145,9 @@ async def open_service(
             keep_house(engine.ledger, engine.reserved, clock, _probes(upstreams), expire_unknown, duties)
         )
         stack.callback(house.cancel)
-        endpoint = CompletionEndpoint(complete, core.metrics, clock)
-        app = _control_plane(core, reconciliation, upstreams)
+        endpoint = CompletionEndpoint(routes, core.metrics, clock)
+        listing = ModelListing(models, core.engine.database)
+        app = _control_plane(core, reconciliation, upstreams, listing)
         yield Service(app, endpoint, core.engine.describe, _operator_token(core))
 
 
@@ -163,12 +171,14 @@ async def _known_prices(prices: PriceBook) -> PriceOf:
 async def _compiled_prices(config: Config, clock: Clock) -> PriceOf:
     """Return the prices for a command that needs them, which few do; raises Unavailable."""
     try:
-        return PriceBook(configured_prices(config), await compile_configured(config, clock), clock).get
+        return PriceBook(configured_prices(config), (await compile_configured(config, clock)).prices, clock).get
     except StartError as error:
         raise Unavailable(str(error)) from error
 
 
-def _control_plane(core: Core, reconciliation: Reconciliation, upstreams: Mapping[str, Upstream]) -> AsgiApp:
+def _control_plane(
+    core: Core, reconciliation: Reconciliation, upstreams: Mapping[str, Upstream], listing: ModelListing
+) -> AsgiApp:
     health = Health(
         database=core.engine.reserved,
         ledger=core.engine.ledger,
@@ -181,6 +191,7 @@ def _control_plane(core: Core, reconciliation: Reconciliation, upstreams: Mappin
         administration=core.administration,
         usage=UsageReports(core.engine.database, core.clock),
         reconciliation=reconciliation,
+        listing=listing,
         keyring=core.engine.keyring,
         clock=core.clock,
         metrics=core.metrics,
@@ -192,24 +203,28 @@ def _probes(upstreams: Mapping[str, Upstream]) -> dict[str, Probe]:
     return {name: upstream.probe for name, upstream in upstreams.items()}
 
 
-def _complete_route(
-    config: Config, secrets: Secrets, core: Core, upstreams: Mapping[str, Upstream], prices: PriceBook
-) -> CompleteRoute:
+def _routes(config: Config, core: Core, models: Models) -> Routes:
     pipeline = Pipeline(
         gate=Gate(core.engine.database),
         ledger=core.engine.ledger,
         audit=AuditLog(core.engine.database, core.clock),
         metrics=core.metrics,
         clock=core.clock,
+        bounds=StreamBounds(
+            heartbeat_s=config.limits.heartbeat_s,
+            drain_timeout_s=config.limits.drain_timeout_s,
+            drain_bytes=config.limits.drain_bytes,
+        ),
     )
-    planner = Planner(
-        _models(config, secrets, upstreams, prices),
-        core.clock,
+    limits = Limits(
         call_timeout_s=config.limits.call_timeout_s,
         max_timeout_s=config.limits.max_timeout_s,
+        stream_timeout_s=config.limits.stream_timeout_s,
+        default_max_output_tokens=config.limits.default_max_output_tokens,
         keep_answers_hours=config.idempotency.keep_hours,
     )
-    return CompleteRoute(core.engine.keyring, planner, pipeline)
+    planner = Planner(models, core.clock, limits)
+    return Routes(core.engine.keyring, planner, pipeline, apis=CLIENT_APIS, gemini=GEMINI_VERBS)
 
 
 def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upstream]:
@@ -230,12 +245,19 @@ def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upst
     return upstreams
 
 
-def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream], prices: PriceBook) -> Models:
+def _models(
+    config: Config,
+    secrets: Secrets,
+    upstreams: Mapping[str, Upstream],
+    prices: PriceBook,
+    context_windows: Mapping[str, int],
+) -> Models:
     adapters = {
         name: adapter_for(
             settings.kind,
             base_url=base_url(config, name),
             api_key=secrets.provider_api_keys.get(name, ""),
+            has_responses=settings.has_responses,
         )
         for name, settings in config.providers.items()
     }
@@ -249,6 +271,8 @@ def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream],
             timeout_s=config.providers[settings.provider].timeout_s,
             max_output_tokens=settings.max_output_tokens,
             input_overhead_tokens=settings.input_overhead_tokens,
+            context_window=settings.context_window or context_windows.get(name),
+            max_image_tokens=_max_image_tokens(config, name),
             first_byte_timeout_s=config.providers[settings.provider].first_byte_timeout_s,
         )
         for name, settings in config.models.items()
@@ -260,7 +284,31 @@ def _models(config: Config, secrets: Secrets, upstreams: Mapping[str, Upstream],
             _LOG.warning("a fallback is not configured, and is passed over", model=name, fallback=missing)
         if prices.get(name) is None:
             _LOG.warning("a model has no price, so calls of it are refused", model=name)
-    return Models(candidates, fallbacks, prices)
+    aliases = {alias: name for name, settings in config.models.items() for alias in settings.aliases}
+    return Models(candidates, fallbacks, prices, aliases=aliases, tiers=_tiers_of_models(config))
+
+
+def _tiers_of_models(config: Config) -> dict[str, frozenset[str]]:
+    """Return, for each model, the tiers that have it; nothing where every tier has every model."""
+    if all(tier.models is None for tier in config.tiers.values()):
+        return {}
+    return {
+        name: frozenset(t for t, tier in config.tiers.items() if tier.models is None or name in tier.models)
+        for name in config.models
+    }
+
+
+def _max_image_tokens(config: Config, name: str) -> int:
+    """Return the most tokens that one picture counts as, unless it is configured what is known of the vendor.
+
+    OpenAI's gpt-4o-mini counts a picture in full detail as up to 48,169 tokens (2,833 and 5,667 a tile), its other
+    models as up to 2,500; Anthropic's count up to 4,784, and Google's up to 258 a tile.
+    """
+    settings = config.models[name]
+    if settings.max_image_tokens is not None:
+        return settings.max_image_tokens
+    is_small = "4o-mini" in (settings.upstream_model or name)
+    return 50_000 if is_small and config.providers[settings.provider].kind == "openai" else 6_000
 
 
 def configured_prices(config: Config) -> dict[str, ConfiguredPrice]:

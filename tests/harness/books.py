@@ -1,6 +1,8 @@
 """Gate, ledger and database put together as the service does, with short words for what tests do to them."""
 
 import asyncio
+import hashlib
+import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -29,7 +31,7 @@ from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.model import Settlement
 from tollhouse.ledger.service import Ledger
 from tollhouse.ledger.verify import Report, verify
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.storage import migrate
 from tollhouse.storage.database import Database
 from tollhouse.storage.schema import ai_budgets, ai_instances, ai_rate_limits, ai_reservations, ai_usage_log
@@ -75,6 +77,17 @@ def settlement(of: Reservation, cost: int, **changes: Any) -> Settlement:
         "created_at": of.created_at,
     }
     return Settlement(**fields | changes)
+
+
+def hash_by_hand(row: Any) -> str:
+    """Compute the hash of a row of the ledger as any tool can: without Tollhouse's code, as its README says."""
+    columns = row._asdict()
+    other_usage = columns.pop("other_usage")
+    values = list(columns.values())[1:-1]
+    if other_usage:
+        values.insert(-1, other_usage)
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Books:

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 
 from tollhouse.completions.estimate import max_input_tokens
-from tollhouse.providers.base import Message
+from tollhouse.providers.conversation import Message
 
 NANO = 1_000_000_000
 INPUT_OVERHEAD_TOKENS = 64

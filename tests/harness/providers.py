@@ -9,22 +9,38 @@ import msgspec
 
 from harness.books import Books
 from tollhouse.audit.service import AuditLog
-from tollhouse.completions.call import Answer, Call, Planner
+from tollhouse.completions.call import Answer, Call, Limits, Planner
 from tollhouse.completions.decoding import decode_body
 from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
+from tollhouse.completions.relay import StreamBounds
 from tollhouse.keys.model import Principal
 from tollhouse.kit.ids import new_id
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.providers.base import (
-    FinishReason,
+    ApiName,
+    Dialect,
     OutcomeUnknown,
-    ProviderAnswer,
-    ProviderRequest,
-    Usage,
+    Overloaded,
+    ProviderError,
     WireRequest,
     WireResponse,
 )
+from tollhouse.providers.conversation import (
+    Finished,
+    FinishReason,
+    PartBegun,
+    PartEnded,
+    PartGrew,
+    ProviderAnswer,
+    ProviderRequest,
+    StreamEvent,
+    Text,
+)
+from tollhouse.providers.incoming import Incoming
+from tollhouse.providers.refusals import failure
+from tollhouse.providers.sse import ServerSentEvent, encode_event
+from tollhouse.providers.usage import Usage
 from tollhouse.telemetry.metrics import Metrics
 
 API_KEY = "th_the key of the tests"
@@ -38,7 +54,41 @@ class PlainAdapter:
         return WireRequest("/complete", (), msgspec.json.encode(request))
 
     def decode(self, response: WireResponse) -> ProviderAnswer:
+        if response.status != 200:
+            raise failure(response, secret="")
         return msgspec.json.decode(response.body, type=ProviderAnswer)
+
+    def dialect(self, api: ApiName) -> Dialect | None:
+        return self if api == "chat" else None
+
+    def relay(self, body: Mapping[str, Any], *, model: str, stream: bool, headers: Mapping[str, str]) -> WireRequest:
+        return WireRequest("/relayed", (), msgspec.json.encode({**body, "model": model}))
+
+    def stream_reader(self) -> "PlainReader":
+        return PlainReader()
+
+
+class PlainReader:
+    """Reads events that are neutral ones in JSON: a text, ``usage`` or ``finish``."""
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.provider_request_id: str | None = None
+        self._has_begun = False
+
+    def read(self, event: ServerSentEvent) -> Sequence[StreamEvent]:
+        said = msgspec.json.decode(event.data)
+        if "error" in said:
+            raise Overloaded(said["error"], status=529)
+        if "usage" in said:
+            self.usage = msgspec.convert(said["usage"], Usage)
+        if "finish" in said:
+            return [PartEnded(0), Finished(said["finish"])]
+        if "text" not in said:
+            return []
+        begun = [] if self._has_begun else [PartBegun(0, Text(""))]
+        self._has_begun = True
+        return [*begun, PartGrew(0, said["text"])]
 
 
 FIFTEEN_TOKENS = Usage(input_tokens=10, output_tokens=5)
@@ -52,6 +102,41 @@ def answer(content: str = "four", usage: Usage | None = FIFTEEN_TOKENS, finish: 
 Step = WireResponse | Exception | Callable[[], Awaitable[WireResponse]]
 
 
+def event(**said: Any) -> bytes:
+    """Return an event that ``PlainReader`` reads: of a ``text``, the ``usage``, the ``finish`` or an ``error``."""
+    return encode_event(msgspec.json.encode(said))
+
+
+class Streaming:
+    """A step that answers with a stream of pieces; an exception ends it, and a coroutine function is waited for."""
+
+    def __init__(self, *pieces: bytes | Exception | Callable[[], Awaitable[object]]) -> None:
+        self.pieces = pieces
+        self.is_closed = False
+        self.sent = 0
+
+    async def feed(self, incoming: Incoming) -> None:
+        self.is_closed = False
+        incoming.opened(self._close)
+        for piece in self.pieces:
+            if self.is_closed:
+                return
+            if isinstance(piece, bytes):
+                incoming.add(piece)
+                self.sent += 1
+            elif isinstance(piece, ProviderError):
+                incoming.end(piece)
+                return
+            else:
+                assert not isinstance(piece, Exception)
+                await piece()
+            await asyncio.sleep(0)
+        incoming.end()
+
+    def _close(self) -> None:
+        self.is_closed = True
+
+
 class Provider:
     """One provider's transport: takes a step of its script for each call it receives, the last one again and again.
 
@@ -60,9 +145,10 @@ class Provider:
         log: the names of the providers that were called, shared by those of one desk.
     """
 
-    def __init__(self, *steps: Step) -> None:
+    def __init__(self, *steps: Step | Streaming) -> None:
         self.name = ""
-        self.steps = list(steps or [answer()])
+        self.steps: list[Step | Streaming] = list(steps or [answer()])
+        self._feeding: set[asyncio.Task[None]] = set()
         self.received: list[ProviderRequest] = []
         self.log: list[str] = []
 
@@ -75,11 +161,67 @@ class Provider:
         may_send: Callable[[], bool] | None,
     ) -> WireResponse:
         self.received.append(msgspec.json.decode(wire.body, type=ProviderRequest))
-        self.log.append(self.name)
-        step = self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+        step = self._next()
+        assert not isinstance(step, Streaming), "it is asked for a whole answer"
         if isinstance(step, Exception):
             raise step
         return step if isinstance(step, WireResponse) else await step()
+
+    async def open(
+        self,
+        wire: WireRequest,
+        *,
+        begin_by_s: float,
+        deadline_s: float,
+        first_byte_timeout_s: float | None,
+        pause_s: float,
+        may_send: Callable[[], bool] | None,
+    ) -> WireResponse | Incoming:
+        if wire.path != "/relayed":
+            self.received.append(msgspec.json.decode(wire.body, type=ProviderRequest))
+        step = self._next()
+        if isinstance(step, Exception):
+            raise step
+        if not isinstance(step, Streaming):
+            return step if isinstance(step, WireResponse) else await step()
+        incoming = Incoming(lambda _: None)
+        task = asyncio.create_task(step.feed(incoming))
+        self._feeding.add(task)
+        task.add_done_callback(self._feeding.discard)
+        return incoming
+
+    def _next(self) -> Step | Streaming:
+        self.log.append(self.name)
+        return self.steps.pop(0) if len(self.steps) > 1 else self.steps[0]
+
+
+class Collected:
+    """A caller who takes a streamed answer, and may leave."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.is_gone = False
+        self.has_ended = False
+
+    @property
+    def has_begun(self) -> bool:
+        return bool(self.pieces)
+
+    @property
+    def data(self) -> bytes:
+        return b"".join(self.pieces)
+
+    def write(self, data: bytes) -> None:
+        assert not self.has_ended
+        if not self.is_gone:
+            self.pieces.append(data)
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
+
+    def end(self, data: bytes) -> None:
+        self.write(data)
+        self.has_ended = True
 
 
 class Held:
@@ -134,8 +276,10 @@ class Desk:
         prices: Mapping[str, ConfiguredPrice | None] | None = None,
         changes: Mapping[str, Mapping[str, Any]] | None = None,
         call_timeout_s: float = 60.0,
+        bounds: StreamBounds = StreamBounds(),  # noqa: B008 - frozen
     ) -> None:
         self.books = books
+        self.providers = providers
         self.called: list[str] = []
         for name, provider in providers.items():
             provider.name, provider.log = name, self.called
@@ -146,9 +290,7 @@ class Desk:
         self.planner = Planner(
             Models(candidates, {primary: fallbacks}, book),
             books.clock,
-            call_timeout_s=call_timeout_s,
-            max_timeout_s=600,
-            keep_answers_hours=24,
+            Limits(call_timeout_s=call_timeout_s, max_timeout_s=600, keep_answers_hours=24),
         )
         self.metrics = Metrics()
         self.pipeline = Pipeline(
@@ -157,6 +299,7 @@ class Desk:
             audit=AuditLog(books.database, books.clock),
             metrics=self.metrics,
             clock=books.clock,
+            bounds=bounds,
         )
 
     def plan(
@@ -172,7 +315,13 @@ class Desk:
         return self.planner.plan(decode_body(body), principal, api_key, key, new_id("req", self.books.clock.now_ms()))
 
     async def complete(self, fields: Mapping[str, Any] | None = None, **how: Any) -> Answer:
-        return await self.pipeline.complete(self.plan(fields, **how))
+        answer = await self.pipeline.complete(self.plan(fields, **how))
+        assert answer is not None, "it is not streamed"
+        return answer
+
+    async def stream(self, sink: "Collected", fields: Mapping[str, Any] | None = None, **how: Any) -> Answer | None:
+        """Complete a call whose answer is wanted in events."""
+        return await self.pipeline.complete(self.plan({"stream": True, **(fields or {})}, **how), sink)
 
     async def complete_all(self, calls: Sequence[Mapping[str, Any]], **how: Any) -> list[Answer | BaseException]:
         return await asyncio.gather(*(self.complete(fields, **how) for fields in calls), return_exceptions=True)

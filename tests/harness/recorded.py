@@ -70,8 +70,16 @@ def gemini_expectation(sent: dict[str, Any]) -> tuple[str, dict[str, int]]:
     usage, count = sent["usageMetadata"], sent["usageMetadata"].get
     parts = sent["candidates"][0]["content"].get("parts", [])
     cached = count("cachedContentTokenCount", 0)
+    apart = {"AUDIO": 0, "IMAGE": 0}
+    for each in usage["promptTokensDetails"]:
+        if each["modality"] in apart:
+            apart[each["modality"]] += each["tokenCount"]
+    assert not cached or not any(apart.values()), "no recorded sound or picture came from a cache"
+    fresh = usage["promptTokenCount"] - cached + count("toolUsePromptTokenCount", 0)
     classes = {
-        "input_tokens": usage["promptTokenCount"] - cached + count("toolUsePromptTokenCount", 0),
+        "input_tokens": fresh - sum(apart.values()),
+        "audio_input_tokens": apart["AUDIO"],
+        "image_input_tokens": apart["IMAGE"],
         "cached_input_tokens": cached,
         "cache_write_tokens": 0,
         "cache_write_1h_tokens": 0,
@@ -79,6 +87,9 @@ def gemini_expectation(sent: dict[str, Any]) -> tuple[str, dict[str, int]]:
         "reasoning_tokens": count("thoughtsTokenCount", 0),
     }
     assert sum(classes.values()) == usage["totalTokenCount"], "the vendor's own total tells the classes disjoint"
+    queries = sent["candidates"][0].get("groundingMetadata", {}).get("webSearchQueries", [])
+    assert len(queries) <= 1, "with one query, billing by answer and by query are the same"
+    classes["web_searches"] = len(queries)
     return "".join(part["text"] for part in parts if "text" in part and not part.get("thought")), classes
 
 

@@ -3,6 +3,7 @@
 import json
 import socket
 import time
+from collections.abc import Iterator
 from typing import Self
 
 from harness.calls import body_for
@@ -26,19 +27,50 @@ class Wire:
         return self
 
     def reply(self) -> Reply:
-        """Return the next answer."""
-        while b"\r\n\r\n" not in self._received:
-            assert self._more(), f"the connection was closed after {self._received!r}"
-        head, _, self._received = self._received.partition(b"\r\n\r\n")
-        first, *lines = head.decode().split("\r\n")
-        assert first.startswith("HTTP/1.1 ")
-        status = int(first.split()[1])
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+        """Return the next answer, however its body is framed."""
+        status, headers = self.head()
+        if headers.get("transfer-encoding") == "chunked":
+            return Reply(status, headers, b"".join(self.chunks()))
         length = int(headers.get("content-length", 0))
+        return Reply(status, headers, self._take(length))
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Return status and headers of the next answer, whose body is left to be read."""
+        first, *lines = self._line(b"\r\n\r\n").decode().split("\r\n")
+        assert first.startswith("HTTP/1.1 ")
+        return int(first.split()[1]), {
+            name.lower(): value for name, _, value in (line.partition(": ") for line in lines)
+        }
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the chunks of a body as they come, which has to be whole."""
+        while size := int(self._line(b"\r\n"), 16):
+            yield self._take(size)
+            assert self._line(b"\r\n") == b""
+        assert self._line(b"\r\n") == b""
+
+    def rest(self) -> bytes:
+        """Return all that comes until the connection is closed."""
+        while self._more():
+            pass
+        rest, self._received = self._received, b""
+        return rest
+
+    def leave(self) -> None:
+        """Close the connection, whatever is still to come."""
+        self._socket.close()
+
+    def _line(self, end: bytes) -> bytes:
+        while end not in self._received:
+            assert self._more(), f"the connection was closed after {self._received!r}"
+        line, _, self._received = self._received.partition(end)
+        return line
+
+    def _take(self, length: int) -> bytes:
         while len(self._received) < length:
             assert self._more(), "the answer was cut short"
-        body, self._received = self._received[:length], self._received[length:]
-        return Reply(status, headers, body)
+        taken, self._received = self._received[:length], self._received[length:]
+        return taken
 
     def is_closed(self) -> bool:
         """Wait for the end; True when nothing came before it."""

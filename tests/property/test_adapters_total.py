@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tollhouse.providers.base import Adapter, ProviderAnswer, ProviderError, Usage, WireResponse
+from tollhouse.providers.base import Adapter, ProviderError, WireResponse
+from tollhouse.providers.conversation import ProviderAnswer
 from tollhouse.providers.registry import DEFAULT_BASE_URLS, adapter_for
+from tollhouse.providers.usage import Usage
 
 ADAPTERS = [adapter_for(kind, base_url=url, api_key="sk-0123456789") for kind, url in DEFAULT_BASE_URLS.items()]
 # The fields that adapters read, so that arbitrary documents reach deep into them.

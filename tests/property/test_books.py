@@ -24,7 +24,7 @@ from harness.postgres import shared_server
 from tollhouse.budgets.model import BudgetKey, Reservation, Scope
 from tollhouse.kit.money import nano_usd, usd
 from tollhouse.ledger.verify import Report, verify
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.storage.schema import ai_budgets, ai_reservations, ai_usage_daily, ai_usage_log, ai_usage_monthly
 
 # A failing example is made small before it is shown.
@@ -287,7 +287,7 @@ class BooksMachine(RuleBasedStateMachine):
         self.settle_at(attempt, attempt.reservation.ceiling_nano_usd + above)
 
     def settle_at(self, attempt, cost):
-        usage = Usage(input_tokens=cost, output_tokens=1)
+        usage = Usage(input_tokens=cost, output_tokens=1, web_searches=cost % 2)
         self.run(self.books.ledger.settle(settlement(attempt.reservation, cost, usage=usage)))
         self.model.settle(attempt, cost)
 

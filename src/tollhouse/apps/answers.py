@@ -30,12 +30,15 @@ def header_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join([b"%b: %b\r\n" % header for header in headers])
 
 
-def error_answer(error: TollhouseError, request_id: str) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-    """Return the status, headers and body that tell of an error.
+def error_answer(
+    error: TollhouseError, request_id: str, body: bytes | None = None
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Return the status, headers and body that tell of an error; a body of another shape than ours may be given.
 
     ``Retry-After`` is in whole seconds, rounded up and at least 1, so that nobody who heeds it comes too early.
     """
-    body = _encode(ErrorBody(error.code, error.message, request_id))
+    if body is None:
+        body = _encode(ErrorBody(error.code, error.message, request_id))
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),

@@ -6,8 +6,9 @@ from typing import Any
 import structlog
 
 from tollhouse.apps.answers import error_answer, header_lines
-from tollhouse.completions.routes import Caller, CompleteRoute
-from tollhouse.errors import InternalError, TollhouseError
+from tollhouse.completions.relay import Sink
+from tollhouse.completions.routes import Caller, Route, Routes
+from tollhouse.errors import InternalError, ProviderRejected, TollhouseError
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 from tollhouse.telemetry.metrics import Metrics
@@ -21,6 +22,13 @@ HttpAnswer = tuple[int, bytes, bytes]
 """Status, header lines and body."""
 
 _HEADERS = b"content-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n"
+_STREAM_HEADERS = (
+    b"content-type: text/event-stream; charset=utf-8\r\n"
+    b"cache-control: no-cache\r\n"
+    # Proxies such as nginx would otherwise collect what is meant to arrive piece by piece.
+    b"x-accel-buffering: no\r\n"
+    b"x-request-id: %b\r\n"
+)
 _REPLAYED = b"idempotent-replayed: true\r\n"
 _LOG = structlog.get_logger("tollhouse.api")
 
@@ -28,44 +36,65 @@ _LOG = structlog.get_logger("tollhouse.api")
 class CompletionEndpoint:
     """Answers completion calls; the HTTP server hands them over whole."""
 
-    def __init__(self, route: CompleteRoute, metrics: Metrics, clock: Clock) -> None:
-        self._route = route
+    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock) -> None:
+        self._routes = routes
         self._metrics = metrics
         self._clock = clock
 
-    def identify(self, headers: RawHeaders) -> Caller:
-        """Find out who calls; raises TollhouseError, which ``refuse`` turns into an answer."""
-        return self._route.identify(headers)
+    def find(self, target: bytes) -> Route | None:
+        """Return the route of a POST's target, or None where no completion call goes."""
+        return self._routes.find(target)
 
-    def refuse(self, error: TollhouseError) -> HttpAnswer:
+    def refuse(self, route: Route, error: TollhouseError) -> HttpAnswer:
         """Return the answer to a request that is turned away."""
         self._metrics.answered(error.status, error.code)
-        return _told(error, self._request_id())
+        return _told(route, error, self.new_request_id())
 
-    async def answer(self, caller: Caller, body: bytes) -> HttpAnswer:
-        """Serve a call. Never raises, but for cancellation."""
-        request_id = self._request_id()
+    async def answer(self, route: Route, caller: Caller, body: bytes, request_id: str, sink: Sink) -> HttpAnswer | None:
+        """Serve a call; None once the sink has taken its answer. Never raises, but for cancellation."""
         metrics = self._metrics
         metrics.calls_in_flight += 1
         try:
-            answer = await self._route.serve(caller, body, request_id)
+            answer = await route.serve(caller, body, request_id, sink)
         except TollhouseError as error:
-            metrics.answered(error.status, error.code)
-            return _told(error, request_id)
+            return self._failed(route, error, request_id, sink)
         except Exception:  # noqa: BLE001 - a defect here must not leave the caller without an answer
             _LOG.exception("a call failed on a defect", request_id=request_id)
-            metrics.answered(InternalError.status, InternalError.code)
-            return _told(InternalError("something went wrong here; it has been logged"), request_id)
+            defect = InternalError("something went wrong here; it has been logged")
+            return self._failed(route, defect, request_id, sink)
         finally:
             metrics.calls_in_flight -= 1
         metrics.answered(200, "")
-        head = _HEADERS % (len(answer.body), answer.request_id.encode())
+        if answer is None:
+            return None
+        if answer.is_stream:
+            # As it was streamed the first time, but with its length known.
+            head = stream_headers(answer.request_id) + b"content-length: %d\r\n" % len(answer.body)
+        else:
+            head = _HEADERS % (len(answer.body), answer.request_id.encode())
+        head += route.header_lines(answer.request_id)
         return 200, head + _REPLAYED if answer.replayed else head, answer.body
 
-    def _request_id(self) -> str:
+    def _failed(self, route: Route, error: TollhouseError, request_id: str, sink: Sink) -> HttpAnswer | None:
+        self._metrics.answered(error.status, error.code)
+        if sink.has_begun:
+            # Nothing but comments has been sent, yet the status has gone with them.
+            sink.end(route.stream_error(error, request_id))
+            return None
+        return _told(route, error, request_id)
+
+    def new_request_id(self) -> str:
         return new_id("req", self._clock.now_ms())
 
 
-def _told(error: TollhouseError, request_id: str) -> HttpAnswer:
-    status, headers, body = error_answer(error, request_id)
-    return status, header_lines(headers), body
+def stream_headers(request_id: str) -> bytes:
+    """Return the header lines of an answer in events, but for those that frame it."""
+    return _STREAM_HEADERS % request_id.encode()
+
+
+def _told(route: Route, error: TollhouseError, request_id: str) -> HttpAnswer:
+    if isinstance(error, ProviderRejected) and error.relayed is not None:
+        status, body = error.relayed
+        return status, _HEADERS % (len(body), request_id.encode()) + route.header_lines(request_id), body
+    status, headers, body = error_answer(error, request_id, route.error(error, request_id))
+    return status, header_lines(headers) + route.header_lines(request_id), body

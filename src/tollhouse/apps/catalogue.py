@@ -1,4 +1,4 @@
-"""Which prices the configured models need from the catalogue.
+"""What the configured models need from the price catalogue.
 
 It imports little, so that the child process which compiles them runs while the service itself is still loading.
 """
@@ -16,7 +16,7 @@ def base_url(config: Config, provider: str) -> str:
 
 
 async def compile_configured(config: Config, clock: Clock) -> Catalogue:
-    """Return the catalogue's prices of the models that have none of their own; raises StartError."""
+    """Return what the catalogue knows of the models that have no price of their own; raises StartError."""
     wanted = [
         CatalogueQuery(
             model=name,

@@ -20,14 +20,17 @@ from tollhouse.admin.body import ExactRequest
 from tollhouse.admin.routes import AuditRoutes, KeyRoutes, TenantRoutes
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp
+from tollhouse.apps.clients import CLIENTS
 from tollhouse.apps.failures import HANDLERS, request_id_of
 from tollhouse.apps.health import Health
+from tollhouse.apps.models import ModelRoutes
 from tollhouse.apps.openapi import complete
 from tollhouse.apps.operations import OPERATIONS
 from tollhouse.billing.routes import UsageRoutes
 from tollhouse.billing.service import UsageReports
+from tollhouse.completions.listing import ModelListing
 from tollhouse.errors import Forbidden
-from tollhouse.keys.bearer import bearer_key
+from tollhouse.keys.bearer import client_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.clock import Clock
@@ -82,6 +85,7 @@ def control_plane(
     administration: Administration,
     usage: UsageReports,
     reconciliation: Reconciliation,
+    listing: ModelListing,
     keyring: Keyring,
     clock: Clock,
     metrics: Metrics,
@@ -100,14 +104,16 @@ def control_plane(
                 request_class=ExactRequest,
                 security=_BEARER,
             ),
-            Router("/", route_handlers=[UsageRoutes], security=_BEARER),
+            Router("/", route_handlers=[UsageRoutes, ModelRoutes], security=_BEARER),
             complete,
+            *CLIENTS,
             *OPERATIONS,
         ],
         guards=[_identified(keyring), _decode_ids],
         dependencies={
             "administration": Provide(lambda: administration, sync_to_thread=False),
             "usage": Provide(lambda: usage, sync_to_thread=False),
+            "listing": Provide(lambda: listing, sync_to_thread=False),
             "reconciliation": Provide(lambda: reconciliation, sync_to_thread=False),
             "health": Provide(lambda: health, sync_to_thread=False),
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
@@ -130,7 +136,7 @@ def _identified(keyring: Keyring) -> Guard:
 
     def identify(connection: _Connection, handler: BaseRouteHandler) -> None:
         if handler.opt.get("needs_key", True):
-            connection.scope["user"] = keyring.identify(bearer_key(list(connection.scope["headers"])))
+            connection.scope["user"] = keyring.identify(client_key(list(connection.scope["headers"])))
 
     return identify
 

@@ -13,8 +13,9 @@ import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tollhouse.apps.answers import error_answer, header_lines
-from tollhouse.apps.api import CompletionEndpoint, HttpAnswer, RawHeaders
-from tollhouse.completions.routes import COMPLETE_PATH, Caller
+from tollhouse.apps.api import CompletionEndpoint, HttpAnswer
+from tollhouse.apps.exchange import Request, Stream
+from tollhouse.completions.routes import Caller, Route
 from tollhouse.errors import (
     HeadersTooLarge,
     InvalidRequest,
@@ -27,7 +28,6 @@ from tollhouse.errors import (
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 
-_COMPLETE_URL = COMPLETE_PATH.encode()
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -46,23 +46,6 @@ class RequestBounds(msgspec.Struct, frozen=True):
     header_timeout_s: float
     body_timeout_s: float
     idle_timeout_s: float
-
-
-class _Request:
-    """A completion call that is being received or answered.
-
-    Attributes:
-        caller: who calls, or the error that turns them away once their body is through.
-    """
-
-    __slots__ = ("caller", "headers", "keeps_alive", "parts", "size")
-
-    def __init__(self, caller: Caller | TollhouseError, headers: RawHeaders) -> None:
-        self.caller = caller
-        self.headers = headers
-        self.keeps_alive = True
-        self.parts: list[bytes] = []
-        self.size = 0
 
 
 class _Dropped(list[tuple[bytes, bytes]]):
@@ -99,7 +82,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
     common_lines = _CommonLines()
 
     class ApiProtocol(HttpToolsProtocol):
-        _request: _Request | None = None
+        _request: Request | None = None
         _is_answering = False
         _is_ignoring = False
         _head_bytes = 0
@@ -217,8 +200,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             if self._head_bytes > bounds.max_header_bytes and self._head_size() > bounds.max_header_bytes:
                 self._refuse_head()
-            elif self.url == _COMPLETE_URL and self.parser.get_method() == b"POST":
-                self._begin_request()
+            elif self.parser.get_method() == b"POST" and (route := endpoint.find(self.url)) is not None:
+                self._begin_request(route)
             else:
                 self._begin_asgi_request()
             self._head_bytes = 0
@@ -265,15 +248,17 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
 
         # Completion calls.
 
-        def _begin_request(self) -> None:
+        def _begin_request(self, route: Route) -> None:
             caller: Caller | TollhouseError
             try:
-                caller = endpoint.identify(self.headers)
+                caller = route.identify(self.headers)
             except TollhouseError as error:
                 caller = error
-            self._request = _Request(caller, self.headers)
+            # Asked now: once the next request has begun to arrive, the parser tells of that one.
+            knows_chunks = self.parser.get_http_version() != "1.0"
+            self._request = Request(route, caller, self.headers, knows_chunks=knows_chunks)
 
-        def _expect_body(self, request: _Request) -> None:
+        def _expect_body(self, request: Request) -> None:
             """Decide whether to wait for a body that did not come along with its head."""
             length = next((int(value) for name, value in request.headers if name == b"content-length"), 0)
             if length > bounds.max_body_bytes:
@@ -317,13 +302,18 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             cycle.message_event.set()
             return False
 
-        async def _answer(self, request: _Request) -> None:
+        async def _answer(self, request: Request) -> None:
+            answer: HttpAnswer | None
+            route, caller = request.route, request.caller
             try:
-                if isinstance(request.caller, TollhouseError):
-                    answer = endpoint.refuse(request.caller)
+                if isinstance(caller, TollhouseError):
+                    answer = endpoint.refuse(route, caller)
                 else:
                     parts = request.parts
-                    answer = await endpoint.answer(request.caller, parts[0] if len(parts) == 1 else b"".join(parts))
+                    body = parts[0] if len(parts) == 1 else b"".join(parts)
+                    request_id = endpoint.new_request_id()
+                    sink = Stream(self, request, request_id)
+                    answer = await endpoint.answer(route, caller, body, request_id, sink)
             finally:
                 # Here and not in a callback of the task, which would cost a turn of the loop for each call. A task that
                 # was cancelled before it began stays listed, which happens when the server gives up waiting for it.
@@ -333,7 +323,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             self.server_state.total_requests += 1
             if self.transport.is_closing():
                 return
-            self._write(answer, keeps_alive=request.keeps_alive)
+            if answer is not None:
+                self._write(answer, keeps_alive=request.keeps_alive)
             if request.keeps_alive:
                 self._idle_until_s = self.loop.time() + bounds.idle_timeout_s
                 if self._idle_timer is None:
@@ -345,7 +336,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             status, headers, body = answer
             end = b"\r\n" if keeps_alive else b"connection: close\r\n\r\n"
             common = common_lines(self.server_state.default_headers)
-            self.transport.write(b"".join((_STATUS_LINES[status], common, headers, end, body)))
+            line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d Other\r\n" % status
+            self.transport.write(b"".join((line, common, headers, end, body)))
 
         # Bounds.
 

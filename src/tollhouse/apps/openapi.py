@@ -31,6 +31,7 @@ _COMPLETION_ERRORS = (
     errors.ModuleExpired,
     errors.FeatureDisabled,
     errors.TenantForbidden,
+    errors.ModelForbidden,
     errors.ModelUnknown,
     errors.RequestTimeout,
     errors.IdempotencyInFlight,
@@ -58,18 +59,21 @@ def _responses(kinds: Iterable[type[TollhouseError]]) -> dict[int, ResponseSpec]
     }
 
 
-def _served_elsewhere(_connection: object, _handler: object) -> None:
+COMPLETION_RESPONSES = _responses(_COMPLETION_ERRORS)
+
+
+def served_elsewhere(_connection: object, _handler: object) -> None:
     """Refuse what the server did not take for a completion call, before its body is read."""
-    raise NotFound("completions are served at POST /ai/complete, without a query or a slash at the end")
+    raise NotFound("completions are served at this address by POST, without a slash at the end; see GET /docs")
 
 
 @post(
     "/ai/complete",
     status_code=200,
-    guards=[_served_elsewhere],
+    guards=[served_elsewhere],
     tags=("Completions",),
     security=[{"bearer": []}],
-    responses=_responses(_COMPLETION_ERRORS),
+    responses=COMPLETION_RESPONSES,
 )
 async def complete(
     data: JSONBody[CompleteBody],  # noqa: ARG001 - documented here, served elsewhere

@@ -1,17 +1,20 @@
 """A call, once its caller is known and its body checked: everything the pipeline needs, decided up front."""
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import msgspec
 from cryptography.exceptions import InvalidTag
 
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.decoding import conversation, stop_sequences
-from tollhouse.completions.estimate import max_input_tokens
 from tollhouse.completions.model import CompleteBody
 from tollhouse.completions.models import Candidate, Models, PricedCandidate
+from tollhouse.completions.native import NativeQuestion
+from tollhouse.completions.question import Question
+from tollhouse.completions.relayed import ApiQuestion
+from tollhouse.completions.weight import Weight, weigh
+from tollhouse.completions.wire.base import Api, Asked
 from tollhouse.errors import Forbidden, InternalError, InvalidRequest, TenantForbidden
 from tollhouse.gate.admission import Replay
 from tollhouse.idempotency.model import Claim, claim
@@ -19,7 +22,6 @@ from tollhouse.keys.model import Principal
 from tollhouse.kit.clock import Clock, billing_period, utc_text
 from tollhouse.kit.ids import id_text
 from tollhouse.pricing.model import ceiling_nano_usd
-from tollhouse.providers.base import Message, ProviderRequest
 
 MAX_IDEMPOTENCY_KEY = 255
 _MS_PER_HOUR = 3_600_000
@@ -30,11 +32,40 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         replayed: they are the answer that an earlier call with the same idempotency key got.
+        is_stream: they are a stream's events.
     """
 
     body: bytes
     request_id: str
     replayed: bool = False
+    is_stream: bool = False
+
+
+class Whose(msgspec.Struct, frozen=True, gc=False):
+    """Whom a call says it is made for; a key may supply what it leaves out."""
+
+    tenant_id: str | None
+    user_id: str
+    feature_slug: str | None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What bounds a call that does not bound itself.
+
+    Attributes:
+        call_timeout_s: its deadline; for a stream, until it begins.
+        max_timeout_s: the longest deadline it may ask for.
+        stream_timeout_s: how long a stream may take from beginning to end.
+        keep_answers_hours: for how long its answer is kept for its idempotency key.
+        default_max_output_tokens: the output limit of a request of an existing client that sets none, of a model
+            without a limit of its own.
+    """
+
+    call_timeout_s: float
+    max_timeout_s: float
+    keep_answers_hours: int
+    stream_timeout_s: float = 600
+    default_max_output_tokens: int = 4096
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -43,7 +74,9 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         candidates: who may answer, the primary first.
         ceiling_nano_usd: the most that any one attempt at any candidate can cost.
-        deadline_s: by the running loop's clock.
+        deadline_s: by the running loop's clock; for a stream, when it has to have begun.
+        stream_timeout_s: how long a stream may take from beginning to end.
+        tiers: the tiers whose tenants may use the model; None for all.
     """
 
     request_id: str
@@ -51,26 +84,13 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     tenant_id: str
     user_id: str
     feature_slug: str
-    messages: tuple[Message, ...]
-    max_tokens: int
-    temperature: float | None
-    stop: tuple[str, ...]
-    response_schema: dict[str, Any] | None
+    question: Question
     candidates: tuple[PricedCandidate, ...]
     ceiling_nano_usd: int
     deadline_s: float
     claim: Claim | None
-
-    def provider_request(self, candidate: Candidate) -> ProviderRequest:
-        """Return the call in the form that a candidate's adapter translates."""
-        return ProviderRequest(
-            model=candidate.upstream_model,
-            messages=self.messages,
-            max_tokens=min(self.max_tokens, candidate.max_output_tokens or self.max_tokens),
-            temperature=self.temperature,
-            stop=self.stop,
-            response_schema=self.response_schema,
-        )
+    stream_timeout_s: float = 600
+    tiers: frozenset[str] | None = None
 
     def reservation(self, tried: PricedCandidate, attempt: int, now_ms: int) -> Reservation:
         """Return the reservation of an attempt, charged to the month of its admission."""
@@ -97,83 +117,174 @@ class Call(msgspec.Struct, frozen=True, gc=False):
             body = self.claim.open(kept.sealed_answer)
         except InvalidTag:
             raise InternalError("the answer kept for this Idempotency-Key cannot be read; use a new key") from None
-        return Answer(body, kept.request_id, replayed=True)
+        return Answer(body, kept.request_id, replayed=True, is_stream=self.question.is_stream)
 
 
 class Planner:
-    """Turns checked bodies into calls."""
+    """Turns checked requests into calls."""
 
-    def __init__(
-        self, models: Models, clock: Clock, *, call_timeout_s: float, max_timeout_s: float, keep_answers_hours: int
-    ) -> None:
+    def __init__(self, models: Models, clock: Clock, limits: Limits) -> None:
         self._models = models
         self._clock = clock
-        self._call_timeout_s = call_timeout_s
-        self._max_timeout_s = max_timeout_s
-        self._keep_answers_ms = keep_answers_hours * _MS_PER_HOUR
+        self._limits = limits
 
     def plan(
         self, body: CompleteBody, principal: Principal, api_key: str, idempotency_key: str | None, request_id: str
     ) -> Call:
-        """Decide who is charged, who may answer, and what it can cost.
+        """Decide who is charged for a call in Tollhouse's own format, who may answer, and what it can cost.
 
         Raises:
             Forbidden, TenantForbidden: the key may not make this call.
             InvalidRequest: something is missing or out of range.
             ModelUnknown, ModelUnpriced: the model cannot be used.
         """
-        tenant_id = _tenant(body, principal)
-        feature_slug = body.feature_slug or principal.feature_slug
-        if not feature_slug:
-            raise InvalidRequest("feature_slug: is required, as this key has no feature of its own")
+        whose = Whose(
+            None if body.tenant_id is None else id_text(body.tenant_id),
+            "" if body.user_id is None else id_text(body.user_id),
+            body.feature_slug,
+        )
         candidates = self._models.priced(body.model)
-        limit = candidates[0].candidate.max_output_tokens
-        if limit is not None and body.max_tokens > limit:
-            raise InvalidRequest(f"max_tokens: {body.model} is configured for at most {limit}")
-        timeout_s = body.timeout_s or self._call_timeout_s
-        if timeout_s > self._max_timeout_s:
-            raise InvalidRequest(f"timeout_s: expected at most {self._max_timeout_s:g} seconds")
-        messages = conversation(body)
-        input_tokens = max_input_tokens(messages, body.response_schema)
-        return Call(
-            request_id=request_id,
-            principal=principal,
-            tenant_id=tenant_id,
-            user_id="" if body.user_id is None else id_text(body.user_id),
-            feature_slug=feature_slug,
-            messages=messages,
+        question = NativeQuestion(
+            model=body.model,
+            messages=conversation(body),
             max_tokens=body.max_tokens,
             temperature=body.temperature,
             stop=stop_sequences(body),
             response_schema=body.response_schema,
+            is_stream=body.stream,
+        )
+        claimed = None
+        if idempotency_key is not None:
+            claimed = self._claim(msgspec.json.encode(body), api_key, idempotency_key)
+        return self._call(question, candidates, whose, principal, body.timeout_s, claimed, request_id)
+
+    def plan_api(
+        self,
+        api: Api,
+        asked: Asked,
+        raw: bytes,
+        whose: Whose,
+        principal: Principal,
+        api_key: str,
+        headers: Mapping[str, str],
+        request_id: str,
+    ) -> Call:
+        """Decide the same for a request of an existing client.
+
+        Args:
+            raw: its body.
+            headers: its headers, names in lower case.
+
+        Raises:
+            as ``plan``.
+        """
+        candidates = self._models.priced(asked.model)
+        limit = asked.max_tokens
+        if limit is None:
+            limit = candidates[0].candidate.max_output_tokens or self._limits.default_max_output_tokens
+        weight = weigh(asked.body, len(raw), max_searches=asked.max_searches, reads_stored=asked.reads_stored)
+        question = ApiQuestion(api, asked, limit, weight, prompt_bytes=weight.text_tokens, headers=headers)
+        key = headers.get("idempotency-key")
+        # The path and what it says are part of what was asked.
+        content = b"%b %d %b\n%b" % (api.name.encode(), asked.is_stream, asked.model.encode(), raw)
+        claimed = None if key is None else self._claim(content, api_key, key)
+        timeout_s = _timeout_s(headers)
+        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id)
+
+    def _call(
+        self,
+        question: Question,
+        candidates: tuple[PricedCandidate, ...],
+        whose: Whose,
+        principal: Principal,
+        timeout_s: float | None,
+        claimed: Claim | None,
+        request_id: str,
+    ) -> Call:
+        tenant_id = _tenant(whose, principal)
+        feature_slug = whose.feature_slug or principal.feature_slug
+        if not feature_slug:
+            raise InvalidRequest("feature_slug: is required, as this key has no feature of its own")
+        limit = candidates[0].candidate.max_output_tokens
+        if limit is not None and question.max_tokens > limit:
+            raise InvalidRequest(f"max_tokens: {question.model} is configured for at most {limit}")
+        timeout_s = timeout_s or self._limits.call_timeout_s
+        if timeout_s > self._limits.max_timeout_s:
+            raise InvalidRequest(f"timeout_s: expected at most {self._limits.max_timeout_s:g} seconds")
+        return Call(
+            request_id=request_id,
+            principal=principal,
+            tenant_id=tenant_id,
+            user_id=whose.user_id,
+            feature_slug=feature_slug,
+            question=question,
             candidates=candidates,
-            ceiling_nano_usd=_ceiling_nano_usd(candidates, input_tokens, body.max_tokens),
+            ceiling_nano_usd=_ceiling_nano_usd(candidates, question.weight, question.max_tokens),
             deadline_s=asyncio.get_running_loop().time() + timeout_s,
-            claim=None if idempotency_key is None else self._claim(body, api_key, idempotency_key),
+            claim=claimed,
+            stream_timeout_s=self._limits.stream_timeout_s,
+            tiers=self._models.tiers_of(candidates[0].candidate.model),
         )
 
-    def _claim(self, body: CompleteBody, api_key: str, idempotency_key: str) -> Claim:
+    def _claim(self, content: bytes, api_key: str, idempotency_key: str) -> Claim:
         if not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY or not idempotency_key.isprintable():
             raise InvalidRequest(f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable characters")
-        expires_at = utc_text(self._clock.now_ms() + self._keep_answers_ms)
-        return claim(api_key, idempotency_key, msgspec.json.encode(body), expires_at)
+        expires_at = utc_text(self._clock.now_ms() + self._limits.keep_answers_hours * _MS_PER_HOUR)
+        return claim(api_key, idempotency_key, content, expires_at)
 
 
-def _ceiling_nano_usd(candidates: Sequence[PricedCandidate], input_tokens: int, max_tokens: int) -> int:
+def _timeout_s(headers: Mapping[str, str]) -> float | None:
+    """Return the deadline that a client of another API sets in ``X-Request-Timeout``, in seconds."""
+    text = headers.get("x-request-timeout")
+    if text is None:
+        return None
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = 0.0
+    if not 0 < timeout_s < 1e9:
+        raise InvalidRequest("X-Request-Timeout: expected a number of seconds above 0")
+    return timeout_s
+
+
+def _ceiling_nano_usd(candidates: Sequence[PricedCandidate], weight: Weight, max_tokens: int) -> int:
     """Return the most that a call can cost at the dearest of its candidates."""
     ceiling = 0
     for each in candidates:
-        max_input_tokens = input_tokens + each.candidate.input_overhead_tokens
-        cost = ceiling_nano_usd(each.price, max_input_tokens=max_input_tokens, max_output_tokens=max_tokens)
+        cost = ceiling_nano_usd(
+            each.price,
+            max_input_tokens=_max_input_tokens(each.candidate, weight),
+            max_output_tokens=max_tokens,
+            max_searches=weight.max_searches,
+            has_audio=weight.is_unbounded or weight.audio_tokens > 0,
+            has_images=weight.is_unbounded or weight.images > 0,
+        )
         ceiling = max(ceiling, cost)
     return ceiling
 
 
-def _tenant(body: CompleteBody, principal: Principal) -> str:
+def _max_input_tokens(candidate: Candidate, weight: Weight) -> int:
+    """Return the most that one candidate can read for a request."""
+    tokens = weight.text_tokens + candidate.input_overhead_tokens
+    if weight.images or weight.audio_tokens:
+        tokens += weight.images * candidate.max_image_tokens + weight.audio_tokens
+    if weight.is_unbounded or weight.max_searches:
+        window = candidate.context_window
+        if window is None:
+            raise InvalidRequest(
+                f"model: {candidate.model} has no context_window, without which nothing bounds what documents, "
+                "addresses, stored input and search tools can cost; it can be configured for the model"
+            )
+        # Each search reads everything again.
+        tokens = window * (1 + weight.max_searches)
+    return tokens
+
+
+def _tenant(whose: Whose, principal: Principal) -> str:
     """Return whom the call is charged to."""
     if not principal.may_complete:
         raise Forbidden("this key may read usage, but not make calls: its role is reader")
-    tenant_id = principal.only_tenant if body.tenant_id is None else id_text(body.tenant_id)
+    tenant_id = principal.only_tenant if whose.tenant_id is None else whose.tenant_id
     if tenant_id is None:
         raise InvalidRequest("tenant_id: is required, as this key is not bound to one tenant")
     if not principal.may_act_for(tenant_id):

@@ -7,7 +7,7 @@ import msgspec
 from tollhouse.completions.model import CompleteBody
 from tollhouse.errors import InvalidRequest
 from tollhouse.kit.validation import decode_json
-from tollhouse.providers.base import Message
+from tollhouse.providers.conversation import Message
 
 _decoder = msgspec.json.Decoder(CompleteBody)
 _MAX_SCHEMA_DEPTH = 64
@@ -31,8 +31,6 @@ def _check(body: CompleteBody) -> None:
     """Check what a type cannot say."""
     if (body.user_message is None) == (body.messages is None):
         raise InvalidRequest("user_message: expected either user_message or messages, and not both")
-    if body.stream:
-        raise InvalidRequest("stream: streamed answers are not served at /ai/complete; leave it out or send false")
     if not f"{body.tenant_id}{body.user_id}{body.feature_slug}{body.model}".isprintable():
         raise InvalidRequest(f"{_unprintable(body)}: expected printable characters only")
     if body.response_schema is not None:

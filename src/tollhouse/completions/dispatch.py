@@ -6,17 +6,14 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from tollhouse.completions.call import Call
+from tollhouse.completions.counting import estimated_count
 from tollhouse.completions.models import Candidate
+from tollhouse.completions.question import Prepared
+from tollhouse.completions.relayed import ApiQuestion
 from tollhouse.errors import CallTimeout, InternalError, ProviderRejected, TollhouseError, Unavailable
-from tollhouse.providers.base import (
-    NotSent,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    Rejected,
-    TimedOut,
-    WireRequest,
-)
+from tollhouse.providers.base import CountsTokens, NotSent, OutcomeUnknown, Overloaded, Rejected, TimedOut, WireResponse
+from tollhouse.providers.conversation import ProviderAnswer
 
 _LOG = structlog.get_logger("tollhouse.completions")
 _RETRY_AFTER_S = 1.0
@@ -38,9 +35,20 @@ class Failed(msgspec.Struct, frozen=True):
     pause_s: float | None = None
 
 
+class Received(msgspec.Struct, frozen=True, gc=False):
+    """An attempt that brought an answer.
+
+    Attributes:
+        raw: its bytes as they came.
+    """
+
+    answer: ProviderAnswer
+    raw: bytes
+
+
 async def dispatch(
-    candidate: Candidate, wire: WireRequest, call_deadline_s: float, may_send: Callable[[], bool] | None = None
-) -> ProviderAnswer | Failed:
+    candidate: Candidate, prepared: Prepared, call_deadline_s: float, may_send: Callable[[], bool] | None = None
+) -> Received | Failed:
     """Send a request and translate what comes back. Never raises, but for cancellation.
 
     Args:
@@ -49,31 +57,72 @@ async def dispatch(
     """
     loop = asyncio.get_running_loop()
     deadline_s = min(call_deadline_s, loop.time() + candidate.timeout_s)
-    name = candidate.provider
+    response: WireResponse | None = None
     try:
         response = await candidate.transport.post(
-            wire, deadline_s=deadline_s, first_byte_timeout_s=candidate.first_byte_timeout_s, may_send=may_send
+            prepared.wire,
+            deadline_s=deadline_s,
+            first_byte_timeout_s=candidate.first_byte_timeout_s,
+            may_send=may_send,
         )
-        return candidate.adapter.decode(response)
-    except NotSent as error:
-        if loop.time() >= call_deadline_s:
+        return Received(prepared.dialect.decode(response), response.body)
+    except Exception as error:  # noqa: BLE001 - told apart there
+        return failure_of(candidate, error, call_deadline_s, response if prepared.is_relayed else None)
+
+
+async def count_at(candidate: Candidate, call: Call, may_send: Callable[[], bool]) -> bytes | Failed:
+    """Have a candidate's provider count the tokens of a prompt; estimate them where it cannot."""
+    adapter, question = candidate.adapter, call.question
+    if not isinstance(adapter, CountsTokens) or not isinstance(question, ApiQuestion):
+        return estimated_count(question.prompt_bytes)
+    response: WireResponse | None = None
+    try:
+        response = await candidate.transport.post(
+            adapter.count_tokens(question.asked.body, candidate.upstream_model, question.headers),
+            deadline_s=call.deadline_s,
+            first_byte_timeout_s=candidate.first_byte_timeout_s,
+            may_send=may_send,
+        )
+        if response.status != 200:
+            adapter.decode(response)
+    except Exception as error:  # noqa: BLE001 - told apart there
+        return failure_of(candidate, error, call.deadline_s, response)
+    return response.body
+
+
+def failure_of(
+    candidate: Candidate, error: Exception, call_deadline_s: float, relayed: WireResponse | None = None
+) -> Failed:
+    """Return what the failure of an attempt means.
+
+    Args:
+        error: what sending it, or reading its answer, raised.
+        call_deadline_s: by the running loop's clock.
+        relayed: an answer that is the caller's, in a format of its own, should it be a refusal of the request.
+    """
+    name = candidate.provider
+    match error:
+        case NotSent() if asyncio.get_running_loop().time() >= call_deadline_s:
             return Failed(CallTimeout(f"the call's deadline passed before {name} could be reached"), "not_sent")
-        unreachable = Unavailable(f"{name} cannot be reached: {error}", retry_after_s=_RETRY_AFTER_S)
-        return Failed(unreachable, "not_sent", may_go_on=True)
-    except Rejected as error:
-        return Failed(ProviderRejected(f"{name} refused the request: {error}"), "refused")
-    except Overloaded as error:
-        busy = Unavailable(f"{name} cannot answer: {error}", retry_after_s=error.retry_after_s or _RETRY_AFTER_S)
-        return Failed(busy, "refused", may_go_on=True, pause_s=error.retry_after_s)
-    except TimedOut as error:
-        return Failed(CallTimeout(f"{name} timed out: {error}; the call may be billed, {_HELD}"), "unknown")
-    except OutcomeUnknown as error:
-        lost = Unavailable(f"{name} brought no usable answer: {error}; {_HELD}", retry_after_s=_RETRY_AFTER_S)
-        return Failed(lost, "unknown")
-    except Exception:  # noqa: BLE001 - see below
-        # A defect in an adapter must not leave a reservation behind, nor be taken for a refusal that costs nothing.
-        _LOG.exception("an answer could not be handled", provider=name, model=candidate.model)
-        return Failed(InternalError(f"the answer of {name} could not be handled; {_HELD}"), "unknown")
+        case NotSent():
+            unreachable = Unavailable(f"{name} cannot be reached: {error}", retry_after_s=_RETRY_AFTER_S)
+            return Failed(unreachable, "not_sent", may_go_on=True)
+        case Rejected():
+            rejected = ProviderRejected(f"{name} refused the request: {error}")
+            if relayed is not None:
+                rejected.relayed = (relayed.status, relayed.body)
+            return Failed(rejected, "refused")
+        case Overloaded():
+            busy = Unavailable(f"{name} cannot answer: {error}", retry_after_s=error.retry_after_s or _RETRY_AFTER_S)
+            return Failed(busy, "refused", may_go_on=True, pause_s=error.retry_after_s)
+        case TimedOut():
+            return Failed(CallTimeout(f"{name} timed out: {error}; the call may be billed, {_HELD}"), "unknown")
+        case OutcomeUnknown():
+            lost = Unavailable(f"{name} brought no usable answer: {error}; {_HELD}", retry_after_s=_RETRY_AFTER_S)
+            return Failed(lost, "unknown")
+    # A defect in an adapter must not leave a reservation behind, nor be taken for a refusal that costs nothing.
+    _LOG.error("an answer could not be handled", provider=name, model=candidate.model, exc_info=error)
+    return Failed(InternalError(f"the answer of {name} could not be handled; {_HELD}"), "unknown")
 
 
 _HELD = "its ceiling stays counted against the budget until its outcome is known"

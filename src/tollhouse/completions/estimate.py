@@ -5,14 +5,10 @@ from typing import Any
 
 import msgspec
 
-from tollhouse.providers.base import Message, Usage
+from tollhouse.completions.weight import PER_MESSAGE_TOKENS, PER_SCHEMA_TOKENS, SCHEMA_EXPANSION
+from tollhouse.providers.conversation import Message
+from tollhouse.providers.usage import Usage
 
-# What vendors wrap around a turn; measured overheads are below 10 tokens. What they put around the whole call is
-# configured (input_overhead_tokens), since some servers' templates bring a system prompt of their own.
-_PER_MESSAGE_TOKENS = 16
-# A schema makes some vendors add an instruction of a few hundred tokens, and some write it out with indentation.
-_PER_SCHEMA_TOKENS = 1024
-_SCHEMA_EXPANSION = 2
 # English has about four bytes a token, other languages fewer; three errs on the side of the bill.
 _BYTES_PER_TOKEN = 3
 
@@ -22,24 +18,26 @@ def utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
+def text_bytes(messages: Sequence[Message]) -> int:
+    """Return the bytes of the texts of a conversation without media."""
+    return sum(utf8_bytes(message.content) for message in messages if isinstance(message.content, str))
+
+
 def max_input_tokens(messages: Sequence[Message], response_schema: dict[str, Any] | None) -> int:
-    """Return an upper bound of the input tokens of a call, but for its model's ``input_overhead_tokens``.
+    """Return an upper bound of the input tokens of a call of plain texts, but for ``input_overhead_tokens``.
 
     A token of a byte-level tokenizer stands for at least one byte, so there are at most as many as bytes, plus what
     the vendor wraps around.
     """
-    tokens = _PER_MESSAGE_TOKENS * len(messages)
-    for message in messages:
-        tokens += utf8_bytes(message.content)
+    tokens = PER_MESSAGE_TOKENS * len(messages) + text_bytes(messages)
     if response_schema is not None:
-        tokens += _SCHEMA_EXPANSION * len(msgspec.json.encode(response_schema)) + _PER_SCHEMA_TOKENS
+        tokens += SCHEMA_EXPANSION * len(msgspec.json.encode(response_schema)) + PER_SCHEMA_TOKENS
     return tokens
 
 
-def estimated_usage(messages: Sequence[Message], content: str, max_tokens: int) -> Usage:
+def estimated_usage(prompt_bytes: int, answer_bytes: int, max_tokens: int) -> Usage:
     """Return what a call probably used, for a provider that reported nothing."""
-    read = sum(utf8_bytes(message.content) for message in messages)
     return Usage(
-        input_tokens=-(-read // _BYTES_PER_TOKEN),
-        output_tokens=min(-(-utf8_bytes(content) // _BYTES_PER_TOKEN), max_tokens),
+        input_tokens=-(-prompt_bytes // _BYTES_PER_TOKEN),
+        output_tokens=min(-(-answer_bytes // _BYTES_PER_TOKEN), max_tokens),
     )

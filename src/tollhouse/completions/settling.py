@@ -1,58 +1,70 @@
-"""From a provider's answer to the ledger row and the bytes the caller gets."""
+"""From a provider's answer to its price and its row in the ledger."""
 
 import structlog
 
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.call import Call
-from tollhouse.completions.estimate import estimated_usage
-from tollhouse.completions.model import Envelope, encode
+from tollhouse.completions.estimate import estimated_usage, utf8_bytes
 from tollhouse.completions.models import PricedCandidate
-from tollhouse.kit.money import usd
+from tollhouse.completions.question import Told
 from tollhouse.ledger.model import Settlement
 from tollhouse.pricing.model import cost_nano_usd
-from tollhouse.providers.base import ProviderAnswer
+from tollhouse.providers.conversation import ProviderAnswer
 from tollhouse.telemetry.metrics import Metrics
 
 _LOG = structlog.get_logger("tollhouse.completions")
 
 
-def settle(
-    call: Call, tried: PricedCandidate, reservation: Reservation, answer: ProviderAnswer, latency_ms: int, now: str
-) -> tuple[Settlement, bytes]:
-    """Price an answer; return the row to be made durable, and the body to be sent once it is."""
-    usage = answer.usage or estimated_usage(call.messages, answer.content, call.max_tokens)
-    cost = cost_nano_usd(tried.price, usage)
-    envelope = Envelope(
-        content=answer.content,
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cost_usd=usd(cost),
+def tell(
+    call: Call,
+    tried: PricedCandidate,
+    reservation: Reservation,
+    answer: ProviderAnswer,
+    *,
+    latency_ms: int,
+    now_ms: int,
+    raw: bytes | None = None,
+    answer_bytes: int | None = None,
+) -> Told:
+    """Price an answer.
+
+    Args:
+        raw: the provider's own bytes, where they are relayed.
+        answer_bytes: the length of what it said, where ``answer`` does not hold it.
+    """
+    usage = answer.usage
+    if usage is None:
+        written = utf8_bytes(answer.content) if answer_bytes is None else answer_bytes
+        usage = estimated_usage(call.question.prompt_bytes, written, call.question.max_tokens)
+    return Told(
+        answer=answer,
+        usage=usage,
+        usage_source="estimated" if answer.usage is None else "reported",
+        cost_nano_usd=cost_nano_usd(tried.price, usage),
         request_id=call.request_id,
         model=reservation.model,
         provider=reservation.provider,
-        cached_input_tokens=usage.cached_input_tokens,
-        cache_write_tokens=usage.cache_write_tokens + usage.cache_write_1h_tokens,
-        reasoning_tokens=usage.reasoning_tokens,
-        total_tokens=usage.total_tokens,
-        finish_reason=answer.finish_reason,
         fallback_used=tried is not call.candidates[0],
-        usage_source="estimated" if answer.usage is None else "reported",
         latency_ms=latency_ms,
+        created_s=now_ms // 1000,
+        raw=raw,
     )
-    body = encode(envelope)
-    settlement = Settlement(
+
+
+def settlement_of(call: Call, reservation: Reservation, told: Told, body: bytes, now: str) -> Settlement:
+    """Return the row to be made durable before an answer's last bytes are sent; ``body`` is kept for its key."""
+    return Settlement(
         reservation=reservation,
         status="settled",
-        usage=usage,
-        usage_source="estimated" if answer.usage is None else "reported",
-        cost_nano_usd=cost,
-        finish_reason=answer.finish_reason,
-        latency_ms=latency_ms,
+        usage=told.usage,
+        usage_source=told.usage_source,
+        cost_nano_usd=told.cost_nano_usd,
+        finish_reason=told.answer.finish_reason,
+        latency_ms=told.latency_ms,
         created_at=now,
         claim=call.claim,
         sealed_answer=None if call.claim is None else call.claim.seal(body),
     )
-    return settlement, body
 
 
 def count(metrics: Metrics, settlement: Settlement) -> None:
@@ -68,8 +80,12 @@ def count(metrics: Metrics, settlement: Settlement) -> None:
         usage.cache_write_tokens + usage.cache_write_1h_tokens,
         usage.output_tokens,
         usage.reasoning_tokens,
+        usage.audio_input_tokens,
+        usage.image_input_tokens,
+        usage.audio_output_tokens,
+        usage.image_output_tokens,
     )
-    metrics.spent(reservation.provider, reservation.model, tokens, settlement.cost_nano_usd)
+    metrics.spent(reservation.provider, reservation.model, tokens, settlement.cost_nano_usd, usage.web_searches)
     if settlement.cost_nano_usd > reservation.ceiling_nano_usd:
         metrics.overran(reservation.provider, reservation.model)
         _LOG.error(

@@ -23,6 +23,8 @@ class Override:
     def typed(self, node: Value) -> Any:
         """Return the text as the type that TOML would have given it; text that is no such thing stays text."""
         try:
+            if node.bare is bool:
+                return {"true": True, "false": False}.get(self.text.lower(), self.text)
             if node.bare is int:
                 return int(self.text)
             if node.bare in {float, Decimal}:

@@ -114,6 +114,12 @@ def _check_references(config: Config, problems: Problems) -> None:
             expected = f"the name of a configured provider ({known})"
             problems.wrong(("models", name, "provider"), model.provider, expected, config.providers)
         _check_fallbacks(config, name, problems)
+    _check_aliases(config, problems)
+    for tier, settings in config.tiers.items():
+        for listed_model in settings.models or ():
+            if listed_model not in config.models:
+                expected = f"the name of a configured model ({listed(sorted(config.models)) or 'none is configured'})"
+                problems.wrong(("tiers", tier, "models"), listed_model, expected, config.models)
     if config.limits.call_timeout_s > config.limits.max_timeout_s:
         expected = f"at most max_timeout_s, {config.limits.max_timeout_s:g}"
         problems.wrong(("limits", "call_timeout_s"), config.limits.call_timeout_s, expected)
@@ -121,6 +127,23 @@ def _check_references(config: Config, problems: Problems) -> None:
         expected = f"the name of a tier ({listed(sorted(config.tiers))})"
         problems.wrong(("tenants", "default_tier"), config.tenants.default_tier, expected, config.tiers)
 
+
+def _check_aliases(config: Config, problems: Problems) -> None:
+    """Refuse an alias that could mean two models."""
+    seen: dict[str, str] = {}
+    for name, model in config.models.items():
+        for alias in model.aliases:
+            path = ("models", name, "aliases")
+            if alias in config.models:
+                problems.wrong(path, alias, "a name that no model has")
+            elif alias in seen:
+                problems.wrong(path, alias, f"each alias once; it is {seen[alias]}'s already")
+            elif not 0 < len(alias) <= _MAX_ALIAS or not alias.isprintable():
+                problems.wrong(path, alias, f"1 to {_MAX_ALIAS} printable characters")
+            seen[alias] = name
+
+
+_MAX_ALIAS = 256
 
 # As alike as "gtp-4o" and "gpt-4o" are; "gpt-4o-mini" is another name.
 _MISSPELT = 0.8

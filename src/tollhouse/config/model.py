@@ -19,6 +19,7 @@ MEBIBYTE = 1024 * 1024
 _SQLITE_SCHEME = "sqlite:///"
 _HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
 _SMALLEST_USD = Decimal("1e-9")
+_SMALLEST_USD_FOR_1000 = Decimal("1e-6")
 
 
 def _whole(least: int, most: int) -> Meta:
@@ -29,12 +30,13 @@ def _seconds(most: int) -> Meta:
     return Meta(gt=0, le=most, description=f"a number of seconds above 0 and at most {most}")
 
 
-def _usd(most: int) -> Meta:
+def _usd(most: int, smallest: Decimal = _SMALLEST_USD) -> Meta:
     def accepts(amount: Decimal) -> bool:
         # The range is checked first: it refuses NaN and infinity, and quantize() fails on huge amounts.
-        return amount.is_finite() and 0 <= amount <= most and amount == amount.quantize(_SMALLEST_USD)
+        return amount.is_finite() and 0 <= amount <= most and amount == amount.quantize(smallest)
 
-    return _accepting(accepts, f"an amount in USD from 0 to {most} with at most 9 decimal places")
+    places = -smallest.adjusted()
+    return _accepting(accepts, f"an amount in USD from 0 to {most} with at most {places} decimal places")
 
 
 def _accepting(accepts: Callable[..., bool], description: str) -> Meta:
@@ -86,6 +88,7 @@ Name = Annotated[str, _accepting(_is_name, "a name of 1 to 128 printable charact
 Secret = Annotated[SecretReference, Meta(description="env:NAME or file:/path, never as plain text")]
 Usd = Annotated[Decimal, _usd(1_000_000_000)]
 UsdPerMillionTokens = Annotated[Decimal, _usd(100_000)]
+UsdForThousand = Annotated[Decimal, _usd(100_000, _SMALLEST_USD_FOR_1000)]
 ProviderKind = Literal["anthropic", "openai", "deepseek", "gemini"]
 
 
@@ -160,10 +163,12 @@ class Provider(Section, frozen=True):
     connect_timeout_s: Annotated[float, _seconds(3600)] = 5
     """For name, TCP, proxy and TLS together."""
     max_connections: Annotated[int, _whole(1, 100_000)] = 1000
+    has_responses: Annotated[bool, Meta(description="true or false")] | None = None
+    """Whether it serves OpenAI's Responses API itself; None: OpenAI's, Azure's and DeepSeek's own addresses do."""
 
 
 class Price(Section, frozen=True):
-    """A model's rates in USD per million tokens; None takes the rate that provider bills by default."""
+    """A model's rates in USD per million tokens; None takes the rate of the class that a class is a part of."""
 
     input: UsdPerMillionTokens
     output: UsdPerMillionTokens
@@ -171,6 +176,12 @@ class Price(Section, frozen=True):
     cache_write: UsdPerMillionTokens | None = None
     cache_write_1h: UsdPerMillionTokens | None = None
     reasoning: UsdPerMillionTokens | None = None
+    audio_input: UsdPerMillionTokens | None = None
+    image_input: UsdPerMillionTokens | None = None
+    audio_output: UsdPerMillionTokens | None = None
+    image_output: UsdPerMillionTokens | None = None
+    search: UsdForThousand | None = None
+    """For 1,000 uses of the provider's own search tool; None: calls that may use it are refused."""
 
 
 class Model(Section, frozen=True):
@@ -182,11 +193,17 @@ class Model(Section, frozen=True):
     fallbacks: Annotated[
         tuple[str, ...], Meta(description="a list of names of other configured models, each once")
     ] = ()
+    aliases: Annotated[tuple[str, ...], Meta(description="a list of further names, each once and no model's own")] = ()
+    """Further names under which callers may name it."""
     price: Price | None = None
     """None takes the price from the price catalogue."""
     max_output_tokens: Annotated[int, _whole(1, 10_000_000)] | None = None
     input_overhead_tokens: Annotated[int, _whole(0, 1_000_000)] = 64
     """The most input tokens that the provider adds to a call, such as its template's own system prompt."""
+    context_window: Annotated[int, _whole(1, 100_000_000)] | None = None
+    """The most tokens the model takes; None takes it from the price catalogue, if the price is from there too."""
+    max_image_tokens: Annotated[int, _whole(0, 10_000_000)] | None = None
+    """The most tokens that one picture counts as; None takes what is known of the provider."""
 
 
 class Limits(Section, frozen=True):
@@ -198,6 +215,16 @@ class Limits(Section, frozen=True):
     call_timeout_s: Annotated[float, _seconds(3600)] = 60
     """The deadline of calls that name none; at most ``max_timeout_s``."""
     max_timeout_s: Annotated[float, _seconds(3600)] = 600
+    stream_timeout_s: Annotated[float, _seconds(86_400)] = 600
+    """How long a streamed answer may take from beginning to end."""
+    heartbeat_s: Annotated[float, _seconds(3600)] = 15
+    """After so long without anything to send, a stream's connection is kept alive by a comment."""
+    drain_timeout_s: Annotated[float, _seconds(3600)] = 60
+    """How long a streamed answer is read on, for its usage, once its caller has left."""
+    drain_bytes: Annotated[int, _whole(0, 1024 * MEBIBYTE)] = 4 * MEBIBYTE
+    """… and how much of it; beyond either it is given up, and held at its ceiling."""
+    default_max_output_tokens: Annotated[int, _whole(1, 10_000_000)] = 4096
+    """The output limit of a client's request that sets none, of a model without ``max_output_tokens``."""
 
 
 class Tenants(Section, frozen=True):
@@ -211,6 +238,10 @@ class Tier(Section, frozen=True):
 
     budget_usd: Usd
     """The cap for each calendar month (UTC)."""
+    models: Annotated[tuple[str, ...], Meta(description="a list of names of configured models, each once")] | None = (
+        None
+    )
+    """The models that its tenants may name; None for all."""
 
 
 class Idempotency(Section, frozen=True):

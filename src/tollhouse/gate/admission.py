@@ -17,12 +17,14 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
         is_first: a request's first attempt is rate-limited; a further one belongs to the same call.
         epoch: the epoch that the first attempt was admitted in, for a further one: a call that was taken over is not
             gone on with.
+        tiers: the tiers whose tenants may use the model that the call names; None for all.
     """
 
     reservation: Reservation
     claim: Claim | None = None
     is_first: bool = True
     epoch: int = 0
+    tiers: frozenset[str] | None = None
 
 
 def _always(_epoch: int) -> bool:

@@ -23,7 +23,7 @@ _US_PER_MINUTE = 60_000_000
 _US_PER_S = 1_000_000
 _ARGUMENTS = (
     *("bigint", "text", "bigint", "bigint"),
-    *["text[]"] * 9,
+    *["text[]"] * 10,
     *("text[]", "int[]", *["text[]"] * 8, "bigint[]", "text[]", "text[]"),
     *["int[]"] * 6,
     *("bool[]", "int[]", "text[]", "text[]"),
@@ -36,7 +36,7 @@ SELECT r.request_id FROM ai_reservations r
   JOIN unnest($1::text[], $2::int[]) AS e (request_id, attempt) USING (request_id, attempt)
  WHERE r.state = 'open' AND r.epoch = $3"""
 
-_gate_of: Callable[[Reservation], tuple[str, str]] = attrgetter("tenant_id", "feature_slug")
+_reservation_of: Callable[[Admission], Reservation] = attrgetter("reservation")
 
 
 class PostgresAdmissions:
@@ -103,21 +103,27 @@ class PostgresAdmissions:
             self._give_back(operation)
 
 
+def _gate_of(admission: Admission) -> tuple[str, str, str | None]:
+    """Return what decides whether the gate is open: tenant, feature, and the tiers that have the model, a line each."""
+    of, tiers = admission.reservation, admission.tiers
+    return of.tenant_id, of.feature_slug, None if tiers is None else "\n".join(sorted(tiers))
+
+
 class _Batch:
     """What a batch shares, each once, and which of it each of its attempts is about."""
 
     def __init__(self, admissions: Sequence[Admission]) -> None:
         self._keys: dict[BudgetKey, int] = {}
-        self._gates: dict[tuple[str, str], int] = {}
+        self._gates: dict[tuple[str, str, str | None], int] = {}
         self._tenants: dict[str, int] = {}
         self._claims: dict[str, int] = {}
         self._admissions = admissions
 
     def arguments(self) -> list[Any]:
         """Return the arguments of ``ai_admit`` but for its first four."""
-        reservations = [admission.reservation for admission in self._admissions]
+        reservations = list(map(_reservation_of, self._admissions))
         places = self._places(reservations)
-        gates = [self._gates.setdefault(_gate_of(each), len(self._gates) + 1) for each in reservations]
+        gates = [self._gates.setdefault(_gate_of(each), len(self._gates) + 1) for each in self._admissions]
         tenants = [self._tenants.setdefault(each.tenant_id, len(self._tenants) + 1) for each in reservations]
         claims, digests, expiries = [], [], []
         for admission in self._admissions:
@@ -166,6 +172,8 @@ class _Batch:
                 return refusals.expired(reservation, row["subject"])
             case "disabled":
                 return refusals.disabled(reservation)
+            case "tier":
+                return refusals.not_in_tier(reservation, row["subject"])
             case "mismatch":
                 return refusals.mismatch()
             case "lost":

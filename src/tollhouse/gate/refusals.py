@@ -9,6 +9,7 @@ from tollhouse.errors import (
     FeatureDisabled,
     IdempotencyInFlight,
     IdempotencyMismatch,
+    ModelForbidden,
     ModuleExpired,
     ModuleInactive,
     RateLimited,
@@ -29,6 +30,13 @@ def expired(of: Reservation, expires_at: str | None) -> ModuleExpired:
 def disabled(of: Reservation) -> FeatureDisabled:
     """Refuse a call for a feature that is switched off."""
     return FeatureDisabled(f"the feature {of.feature_slug!r} is switched off for tenant {of.tenant_id}")
+
+
+def not_in_tier(of: Reservation, tier: str) -> ModelForbidden:
+    """Refuse a call of a model that the tenant's tier has not."""
+    return ModelForbidden(
+        f"the model {of.model} is not among those of the tier {tier}, which tenant {of.tenant_id} has"
+    )
 
 
 def rate_limited(of: Reservation, wait_s: float) -> RateLimited:

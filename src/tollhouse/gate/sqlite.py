@@ -61,7 +61,7 @@ class _Batch:
         """Gate, then a kept answer, then the rate limit, then the budgets: the order of the public contract."""
         reservation = admission.reservation
         gate = self._gate(reservation.tenant_id, reservation.feature_slug)
-        refusal = self._closed(reservation, gate)
+        refusal = self._closed(reservation, gate, admission.tiers)
         if refusal is not None:
             return refusal
         assert gate is not None
@@ -97,13 +97,17 @@ class _Batch:
             self._gates[key] = gate_state(self._connection, tenant_id, feature_slug)
         return self._gates[key]
 
-    def _closed(self, reservation: Reservation, gate: GateState | None) -> TollhouseError | None:
+    def _closed(
+        self, reservation: Reservation, gate: GateState | None, tiers: frozenset[str] | None
+    ) -> TollhouseError | None:
         if gate is None or not gate.is_active:
             return refusals.inactive(reservation)
         if gate.expires_at is not None and gate.expires_at <= self._now:
             return refusals.expired(reservation, gate.expires_at)
         if not gate.is_feature_enabled:
             return refusals.disabled(reservation)
+        if tiers is not None and gate.tier not in tiers:
+            return refusals.not_in_tier(reservation, gate.tier)
         return None
 
     def _kept(self, claim: Claim) -> Outcome | None:

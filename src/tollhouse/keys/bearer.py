@@ -1,4 +1,4 @@
-"""Reading the caller's key from a request's headers (RFC 6750)."""
+"""Reading the caller's key from a request's headers: RFC 6750, or where a vendor's own client puts it."""
 
 from collections.abc import Sequence
 
@@ -28,3 +28,29 @@ def bearer_key(headers: Sequence[tuple[bytes, bytes]]) -> str:
     if scheme.lower() != b"bearer" or not key:
         raise Unauthorized(_EXPECTED)
     return key.decode("latin-1")
+
+
+_CLIENTS = (b"x-api-key", b"x-goog-api-key", b"api-key")
+
+
+def client_key(headers: Sequence[tuple[bytes, bytes]]) -> str:
+    """Return the key of a vendor's own client: a bearer key, or in the header of Anthropic, Google or Azure.
+
+    Raises:
+        Unauthorized: there is none, or there are several that differ.
+    """
+    try:
+        given = [value for name in _CLIENTS if (value := single_value(headers, name)) is not None]
+    except ValueError:
+        raise Unauthorized(f"there are several keys; {_EXPECTED}, once") from None
+    if not given:
+        return bearer_key(headers)
+    keys = {value.strip().decode("latin-1") for value in given}
+    if any(name == b"authorization" for name, _ in headers):
+        keys.add(bearer_key(headers))
+    if len(keys) > 1:
+        raise Unauthorized(f"there are several keys; {_EXPECTED}, once")
+    key = keys.pop()
+    if not key:
+        raise Unauthorized(f"no key was sent; {_EXPECTED}")
+    return key

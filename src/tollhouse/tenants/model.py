@@ -36,3 +36,4 @@ class GateState(msgspec.Struct, frozen=True):
     expires_at: str | None
     budget_nano_usd: int
     is_feature_enabled: bool
+    tier: str

@@ -49,6 +49,7 @@ def ask(
         administration=administration,
         usage=nothing,
         reconciliation=nothing,
+        listing=nothing,
         keyring=keyring,
         clock=SystemClock(),
         metrics=Metrics(),
@@ -115,7 +116,7 @@ def test_neither_pydantic_nor_the_prices_package_is_loaded():
         "import sys, tollhouse.wiring\n"
         "from tollhouse.apps.control import control_plane\n"
         "nothing = object()\n"
-        "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, keyring=nothing,"
+        "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, listing=nothing, keyring=nothing,"
         " clock=nothing, metrics=nothing, health=nothing)\n"
         "print([name for name in ('pydantic', 'genai_prices', 'polyfactory', 'httpx') if name in sys.modules])"
     )

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from tollhouse.cli import reconcile
-from tollhouse.providers.base import Usage
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation import body
 from tollhouse.reconciliation.model import UsageBucket
 

@@ -103,7 +103,7 @@ def test_the_ceiling_is_that_of_the_dearest_candidate(tmp_path):
 
     def scenario(desk):
         call = desk.plan({"max_tokens": 300})
-        assert call.ceiling_nano_usd == 2000 * (max_input_tokens(call.messages, None) + 64) + 7000 * 300
+        assert call.ceiling_nano_usd == 2000 * (max_input_tokens(call.question.messages, None) + 64) + 7000 * 300
 
     run_on_desk(tmp_path, scenario, "small", "other", "third", prices={"other": dear})
 
@@ -121,7 +121,7 @@ def test_a_schema_and_every_turn_count_towards_the_ceiling(tmp_path):
 def test_a_fallback_is_asked_for_no_more_than_it_makes(tmp_path):
     def scenario(desk):
         call = desk.plan({"max_tokens": 300, "temperature": 0.5, "stop": "end"})
-        asked = [call.provider_request(each.candidate) for each in call.candidates]
+        asked = [call.question.provider_request(each.candidate) for each in call.candidates]
         assert [request.max_tokens for request in asked] == [300, 200, 300]
         assert [request.model for request in asked] == ["small-2026", "other-2026", "third-2026"]
         assert {(request.temperature, request.stop) for request in asked} == {(0.5, ("end",))}

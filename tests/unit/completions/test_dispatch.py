@@ -4,35 +4,28 @@ import asyncio
 
 import pytest
 
-from harness.providers import Provider, answer, candidate
-from tollhouse.completions.dispatch import Failed, dispatch
+from harness.providers import PlainAdapter, Provider, answer, candidate
+from tollhouse.completions.dispatch import Failed, Received, dispatch
+from tollhouse.completions.question import Prepared
 from tollhouse.errors import CallTimeout, InternalError, ProviderRejected, Unavailable
-from tollhouse.providers.base import (
-    NotSent,
-    OutcomeUnknown,
-    Overloaded,
-    ProviderAnswer,
-    Rejected,
-    TimedOut,
-    WireRequest,
-    WireResponse,
-)
+from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, Rejected, TimedOut, WireRequest, WireResponse
 
-WIRE = WireRequest("/complete", (), b'{"model":"m","messages":[],"max_tokens":1}')
+ASKED = Prepared(WireRequest("/complete", (), b'{"model":"m","messages":[],"max_tokens":1}'), PlainAdapter())
 
 
 def outcome_of(step, *, remaining_s=60.0):
     async def main():
         deadline_s = asyncio.get_running_loop().time() + remaining_s
-        return await dispatch(candidate("small", Provider(step)), WIRE, deadline_s)
+        return await dispatch(candidate("small", Provider(step)), ASKED, deadline_s)
 
     return asyncio.run(main())
 
 
 def test_an_answer_is_handed_on():
     outcome = outcome_of(answer("four"))
-    assert isinstance(outcome, ProviderAnswer)
-    assert outcome.content == "four"
+    assert isinstance(outcome, Received)
+    assert outcome.answer.content == "four"
+    assert outcome.raw == answer("four").body
 
 
 @pytest.mark.parametrize(
@@ -92,7 +85,7 @@ def test_an_attempt_ends_at_the_providers_timeout_or_the_calls_deadline(remainin
 
     async def main():
         provider, now_s = Noting(), asyncio.get_running_loop().time()
-        await dispatch(candidate("small", provider, timeout_s=timeout_s), WIRE, now_s + remaining_s)
+        await dispatch(candidate("small", provider, timeout_s=timeout_s), ASKED, now_s + remaining_s)
         # A moment passes before the attempt begins, by which its own timeout ends later.
         assert now_s + expected_s <= provider.deadline_s <= asyncio.get_running_loop().time() + expected_s
 
@@ -110,7 +103,7 @@ def test_the_transport_is_told_how_long_an_answer_may_take_to_begin(first_byte_t
 
     async def main():
         at = candidate("small", Noting(), first_byte_timeout_s=first_byte_timeout_s)
-        await dispatch(at, WIRE, asyncio.get_running_loop().time() + 60)
+        await dispatch(at, ASKED, asyncio.get_running_loop().time() + 60)
 
     asyncio.run(main())
     assert told == [first_byte_timeout_s]
@@ -121,6 +114,20 @@ def test_what_was_too_late_is_told():
     assert message.startswith("small inc timed out: api.example did not begin to answer in time; ")
 
 
+@pytest.mark.parametrize("is_relayed", [True, False])
+def test_a_refusal_in_the_callers_own_format_is_handed_on_as_it_came(is_relayed):
+    refusal = WireResponse(400, {}, b'{"error":{"message":"no such tool"}}')
+
+    async def main():
+        asked = Prepared(ASKED.wire, ASKED.dialect, is_relayed=is_relayed)
+        return await dispatch(candidate("small", Provider(refusal)), asked, asyncio.get_running_loop().time() + 60)
+
+    error = asyncio.run(main()).error
+    assert isinstance(error, ProviderRejected)
+    assert error.relayed == ((400, refusal.body) if is_relayed else None)
+    assert "no such tool" in error.message
+
+
 def test_a_cancelled_attempt_is_cancelled():
     class Cancelled(Provider):
         async def post(self, wire, *, deadline_s, first_byte_timeout_s, may_send):
@@ -128,6 +135,6 @@ def test_a_cancelled_attempt_is_cancelled():
 
     async def main():
         with pytest.raises(asyncio.CancelledError):
-            await dispatch(candidate("small", Cancelled()), WIRE, asyncio.get_running_loop().time() + 60)
+            await dispatch(candidate("small", Cancelled()), ASKED, asyncio.get_running_loop().time() + 60)
 
     asyncio.run(main())

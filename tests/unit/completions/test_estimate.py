@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tollhouse.completions.estimate import estimated_usage, max_input_tokens, utf8_bytes
-from tollhouse.providers.base import Message
+from tollhouse.completions.estimate import estimated_usage, max_input_tokens, text_bytes, utf8_bytes
+from tollhouse.providers.conversation import Message
 
 TEXT = st.text(st.characters(codec="utf-8"))
 CONVERSATION = st.lists(st.builds(Message, st.sampled_from(["system", "user", "assistant"]), TEXT), min_size=1)
@@ -35,7 +35,7 @@ def test_a_schema_counts_as_it_is_sent(messages, schema):
 
 @given(CONVERSATION, TEXT, st.integers(1, 100))
 def test_an_estimate_never_exceeds_what_was_reserved_for(messages, content, max_tokens):
-    usage = estimated_usage(messages, content, max_tokens)
+    usage = estimated_usage(text_bytes(messages), utf8_bytes(content), max_tokens)
     assert 0 <= usage.input_tokens <= max_input_tokens(messages, None)
     assert 0 <= usage.output_tokens <= max_tokens
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
@@ -43,5 +43,5 @@ def test_an_estimate_never_exceeds_what_was_reserved_for(messages, content, max_
 
 @pytest.mark.parametrize(("content", "tokens"), [("", 0), ("a", 1), ("abc", 1), ("abcd", 2), ("ありが", 3)])
 def test_an_estimate_takes_three_bytes_for_a_token(content, tokens):
-    assert estimated_usage([Message("user", content)], content, 100).input_tokens == tokens
-    assert estimated_usage([Message("user", content)], content, 100).output_tokens == tokens
+    assert estimated_usage(utf8_bytes(content), utf8_bytes(content), 100).input_tokens == tokens
+    assert estimated_usage(utf8_bytes(content), utf8_bytes(content), 100).output_tokens == tokens

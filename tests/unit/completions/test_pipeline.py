@@ -20,7 +20,8 @@ from tollhouse.errors import (
     RateLimited,
     Unavailable,
 )
-from tollhouse.providers.base import NotSent, Overloaded, Rejected, TimedOut, Usage, WireResponse
+from tollhouse.providers.base import NotSent, Overloaded, Rejected, TimedOut, WireResponse
+from tollhouse.providers.usage import Usage
 
 pytestmark = pytest.mark.usefixtures("on_each_engine")
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from harness.books import run_on_books
-from harness.providers import API_KEY, SHOP, Desk, Provider, body_of
+from harness.providers import API_KEY, SHOP, Collected, Desk, Provider, body_of
 from tollhouse.completions.routes import CompleteRoute
 from tollhouse.errors import InvalidRequest, Unauthorized
 from tollhouse.keys.service import Keyring
@@ -39,11 +39,11 @@ def test_a_request_is_identified_by_its_headers_alone(tmp_path):
 def test_a_call_is_served_from_its_bytes(tmp_path):
     async def scenario(route):
         caller = route.identify([AUTHORIZATION])
-        answer = await route.serve(caller, body_of(), "req_1")
+        answer = await route.serve(caller, body_of(), "req_1", Collected())
         assert answer.request_id == "req_1"
         assert b'"content":"four"' in answer.body
         with pytest.raises(InvalidRequest, match="max_token: unknown field"):
-            await route.serve(caller, body_of(max_token=1), "req_2")
+            await route.serve(caller, body_of(max_token=1), "req_2", Collected())
 
     run_on_route(tmp_path, scenario)
 
@@ -51,8 +51,10 @@ def test_a_call_is_served_from_its_bytes(tmp_path):
 def test_an_idempotency_key_holds_from_one_request_to_the_next(tmp_path):
     async def scenario(route):
         caller = route.identify([AUTHORIZATION, (b"idempotency-key", b"\xe9t\xe9")])
-        first = await route.serve(caller, body_of(), "req_1")
-        again = await asyncio.gather(*(route.serve(caller, body_of(), f"req_{number}") for number in (2, 3)))
+        first = await route.serve(caller, body_of(), "req_1", Collected())
+        again = await asyncio.gather(
+            *(route.serve(caller, body_of(), f"req_{number}", Collected()) for number in (2, 3))
+        )
         assert {(answer.body, answer.request_id, answer.replayed) for answer in again} == {(first.body, "req_1", True)}
 
     run_on_route(tmp_path, scenario)

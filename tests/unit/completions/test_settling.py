@@ -5,9 +5,10 @@ import pytest
 
 from harness.books import run_on_books
 from harness.providers import Desk, Provider
-from tollhouse.completions.settling import count, settle
+from tollhouse.completions.settling import count, settlement_of, tell
 from tollhouse.pricing.book import ConfiguredPrice
-from tollhouse.providers.base import ProviderAnswer, Usage
+from tollhouse.providers.conversation import ProviderAnswer
+from tollhouse.providers.usage import Usage
 
 NOW = "2026-04-10T12:00:01.000Z"
 PRICE = ConfiguredPrice(
@@ -30,7 +31,9 @@ def settled(tmp_path, answer, check, *, by=0, **how):
         call = desk.plan(**how)
         tried = call.candidates[by]
         made = call.reservation(tried, 1, books.clock.now_ms())
-        settlement, body = settle(call, tried, made, answer, 912, NOW)
+        told = tell(call, tried, made, answer, latency_ms=912, now_ms=books.clock.now_ms())
+        body = call.question.body(told)
+        settlement = settlement_of(call, made, told, body, NOW)
         check(desk, settlement, msgspec.json.decode(body), body)
 
     run_on_books(tmp_path, scenario)
@@ -63,6 +66,37 @@ def test_each_class_of_tokens_is_priced_once_and_shown(tmp_path):
         assert f'"cost_usd":{Decimal(COST).scaleb(-9).normalize()}'.encode() in body
 
     settled(tmp_path, ProviderAnswer("four", "length", USAGE), check)
+
+
+def test_sound_pictures_and_searches_are_priced_once_and_counted(tmp_path):
+    usage = Usage(1, audio_input_tokens=20, image_input_tokens=300, audio_output_tokens=4, image_output_tokens=5)
+    usage = msgspec.structs.replace(usage, web_searches=2)
+
+    def check(desk, settlement, envelope, _body):
+        assert settlement.cost_nano_usd == 321 * 1000 + 9 * 4000 + 2 * 35_000_000
+        assert settlement.entry("").total_tokens == envelope["total_tokens"] == 330
+        assert settlement.entry("").other_usage == (
+            '{"audio_input_tokens":20,"image_input_tokens":300,"audio_output_tokens":4,"image_output_tokens":5,'
+            '"web_searches":2}'
+        )
+        count(desk.metrics, settlement)
+        shown = desk.metrics.exposition().decode().splitlines()
+        labels = 'gen_ai_provider_name="small inc",gen_ai_request_model="small"'
+        for token_type, tokens in (
+            ("input", 1),
+            ("cached_input", 0),
+            ("output", 0),
+            ("audio_input", 20),
+            ("image_input", 300),
+            ("audio_output", 4),
+            ("image_output", 5),
+        ):
+            name = f'{labels},gen_ai_token_type="{token_type}"'
+            (line,) = (line for line in shown if line.startswith("gen_ai_client_token_usage_total") and name in line)
+            assert float(line.split()[-1]) == tokens
+        assert f"tollhouse_web_searches_total{{{labels}}} 2.0" in shown
+
+    settled(tmp_path, ProviderAnswer("four", "stop", usage), check)
 
 
 def test_a_fallbacks_answer_says_so_and_has_the_fallbacks_price(tmp_path):

@@ -11,6 +11,7 @@ from tollhouse.errors import (
     BudgetExceeded,
     FeatureDisabled,
     InternalError,
+    ModelForbidden,
     ModuleExpired,
     ModuleInactive,
     RateLimited,
@@ -368,5 +369,25 @@ def test_while_the_database_cannot_be_written_nobody_is_admitted(tmp_path):
                 await books.reserve()
         await books.reserve()
         assert len(await books.reservations()) == 1
+
+    run_on_books(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("tier", ["starter", "growth"])
+def test_a_model_that_only_some_tiers_have_is_refused_to_the_others(tmp_path, tier):
+    async def scenario(books):
+        await books.set_tenant(tier=tier)
+        await books.set_tenant("43", tier=tier, is_active=False)
+        among = {None: True, frozenset({"growth", "enterprise"}): tier == "growth", frozenset[str](): False}
+        admitting = [
+            books.gate.admit(Admission(reservation(request_id=f"req_{number}"), tiers=tiers))
+            for number, tiers in enumerate(among)
+        ]
+        admitting.append(books.gate.admit(Admission(reservation(request_id="r", tenant_id="43"), tiers=frozenset())))
+        expected = ["Admitted" if is_among else "ModelForbidden" for is_among in among.values()]
+        assert await outcomes(*admitting) == [*expected, "ModuleInactive"]
+        with pytest.raises(ModelForbidden, match=f"those of the tier {tier}, which tenant 42 has"):
+            await books.gate.admit(Admission(reservation(request_id="again"), tiers=frozenset()))
+        assert len(await books.reservations()) == sum(among.values())
 
     run_on_books(tmp_path, scenario)

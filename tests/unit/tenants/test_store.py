@@ -92,7 +92,7 @@ def test_the_gate_sees_module_and_feature_and_takes_a_feature_without_a_switch_a
         await books.set_feature("f", is_enabled=False, tenant_id="43")
         if feature is not None:
             await books.set_feature("f", is_enabled=feature)
-        assert gate(books) == GateState(is_active, "2027-01-01T00:00:00.000Z", 7, feature is not False)
+        assert gate(books) == GateState(is_active, "2027-01-01T00:00:00.000Z", 7, feature is not False, "growth")
 
     run_on_books(tmp_path, scenario)
 
