@@ -9,10 +9,12 @@ from bench import nginx
 from bench.cases import Plan, Row, cpu, interpreter, ledger, memory, opened, start, tenants
 from bench.cluster import postgres
 from bench.service import Build
+from bench.streams import streams
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 CASES = {
     "cpu": cpu,
+    "streams": streams,
     "postgres": postgres,
     "tenants": tenants,
     "ledger": ledger,

@@ -49,26 +49,26 @@ class Bench:
 
     def __init__(self, plan: Plan, home: Path, stack: ExitStack) -> None:
         self.plan = plan
-        self._home = home
+        self.home = home
         self._stack = stack
         self.upstream = stack.enter_context(nginx.upstream(home))
         self.proxy = stack.enter_context(nginx.proxy(home, self.upstream.port))
 
     def postgres(self) -> Postgres:
         """Start a PostgreSQL server."""
-        return self._stack.enter_context(Postgres(self._home))
+        return self._stack.enter_context(Postgres(self.home))
 
     def instance(self, name: str, database_url: str) -> Service:
         """Start a service on a database that others may share."""
-        return self._stack.enter_context(running(self.plan.build, self._home / name, self.upstream.port, database_url))
+        return self._stack.enter_context(running(self.plan.build, self.home / name, self.upstream.port, database_url))
 
     def caller(self, service: Service, tenants: int = 1) -> Caller:
         """Return who makes calls with a service's key."""
-        return Caller(self._home, service.key, tenants)
+        return Caller(self.home, service.key, tenants)
 
     def service(self, name: str, prepare: Callable[[Path], None] | None = None) -> Service:
         """Start a service on a database of its own; ``prepare`` fills it while no service runs."""
-        home = self._home / name
+        home = self.home / name
         if prepare is not None:
             with running(self.plan.build, home, self.upstream.port):
                 pass
@@ -84,7 +84,7 @@ class Bench:
         return self._measured(service.pid, service.port, service.key, connections, tenants)
 
     def _measured(self, pid: int, port: int, key: str, connections: int, tenants: int) -> float:
-        caller = Caller(self._home, key, tenants)
+        caller = Caller(self.home, key, tenants)
         before_s = cpu_s(pid)
         load = caller.call(port, connections=connections, duration_s=self.plan.duration_s)
         return per_call_us(cpu_s(pid) - before_s, load.calls)
@@ -165,7 +165,7 @@ def start(bench: Bench) -> list[Row]:
     for what, keeps in (("without", False), ("with", True)):
         starts, bare = [], []
         for number in range(bench.plan.rounds):
-            home = bench._home / ("start" if keeps else f"start-{number}")  # noqa: SLF001
+            home = bench.home / ("start" if keeps else f"start-{number}")
             home.mkdir(exist_ok=True)
             if keeps and number == 0:
                 with running(build, home, bench.upstream.port):

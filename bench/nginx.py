@@ -63,7 +63,8 @@ _UPSTREAM = """
 _PROXY = """
   upstream provider {{ server 127.0.0.1:{upstream_port}; keepalive 1024; keepalive_requests 1000000000; }}
   server {{ listen 127.0.0.1:{port}; location / {{
-    proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}
+    proxy_pass http://provider; proxy_http_version 1.1; proxy_set_header Connection "";
+    proxy_buffering {buffering}; }} }}
 """
 
 
@@ -89,10 +90,12 @@ def upstream(home: Path) -> Iterator[Nginx]:
 
 
 @contextmanager
-def proxy(home: Path, upstream_port: int) -> Iterator[Nginx]:
+def proxy(home: Path, upstream_port: int, name: str = "proxy", *, is_buffering: bool = True) -> Iterator[Nginx]:
     """Run the baseline: ``proxy_pass`` over kept-alive connections, and nothing else."""
     port = free_port()
-    with _running(home, "proxy", port, _PROXY.format(port=port, upstream_port=upstream_port)) as nginx:
+    buffering = "on" if is_buffering else "off"
+    http = _PROXY.format(port=port, upstream_port=upstream_port, buffering=buffering)
+    with _running(home, name, port, http) as nginx:
         yield nginx
 
 
@@ -102,7 +105,7 @@ def _running(home: Path, name: str, port: int, http: str) -> Iterator[Nginx]:
     config.write_text(_CONFIG.format(home=home, name=name, http=http))
     process = subprocess.Popen([executable(), "-c", str(config), "-p", str(home)], text=True)
     try:
-        _await_port(port)
+        await_port(port)
         # The port listens a moment before the worker is there to answer.
         while not (workers := children(process.pid)):
             time.sleep(0.01)
@@ -134,7 +137,8 @@ def free_port() -> int:
         return port
 
 
-def _await_port(port: int) -> None:
+def await_port(port: int) -> None:
+    """Wait until something listens; raises ConnectionRefusedError when nothing does in time."""
     give_up_s = time.monotonic() + _START_TIMEOUT_S
     while True:
         try:

@@ -24,13 +24,16 @@ from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health
 from tollhouse.billing.service import UsageReports
 from tollhouse.budgets.model import Reservation
+from tollhouse.completions.listing import ModelListing
+from tollhouse.completions.models import Models
 from tollhouse.gate.admission import Admission
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
-from tollhouse.providers.base import Usage
+from tollhouse.pricing.book import PriceBook
+from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import PriceOf
 from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.storage.database import Database
@@ -107,6 +110,7 @@ class Plane:
         app = control_plane(
             administration=administration,
             usage=UsageReports(database, self.clock),
+            listing=ModelListing(Models({}, {}, PriceBook({}, {}, self.clock)), database),
             reconciliation=Reconciliation(database, self.clock, _no_prices, {}),
             keyring=keyring,
             clock=self.clock,
@@ -168,7 +172,7 @@ class Plane:
         )
         self.wait_for(self._submitted(Admission(reservation)))
         if cost is not None:
-            usage = Usage(input_tokens=300, cached_input_tokens=12, output_tokens=80, reasoning_tokens=7)
+            usage = Usage(300, cached_input_tokens=12, output_tokens=80, reasoning_tokens=7, audio_input_tokens=11)
             self.wait_for(self._submitted(Settlement(reservation, status, usage, "reported", cost, "stop", 10, now)))
 
     async def _submitted(self, operation: object) -> Any:

@@ -125,10 +125,10 @@ def test_every_answer_has_an_id_of_its_own(plane):
 
 
 def test_a_completion_call_that_is_not_taken_for_one_is_told_where_to_go(plane):
-    for path in ("/ai/complete?x=1", "/ai/complete/"):
+    for path in ("/ai/complete/", "/v1/messages/", "/v1/chat/completions/", "/v1beta/models/m:generateNothing"):
         answer = plane("POST", path, {"anything": True})
         assert answer.error[0] == "ai_not_found"
-        assert "POST /ai/complete" in answer.error[1]
+        assert "without a slash at the end" in answer.error[1]
 
 
 # Documents.
@@ -161,6 +161,14 @@ def test_the_openapi_document_covers_every_address_and_resolves(plane):
         ("delete", "/admin/keys/{key_id}/budget"),
         ("get", "/admin/audit"),
         ("post", "/admin/reconciliations"),
+        ("get", "/v1/models"),
+        ("get", "/v1/models/{model}"),
+        ("post", "/v1/chat/completions"),
+        ("post", "/v1/responses"),
+        ("post", "/v1/embeddings"),
+        ("post", "/v1/messages"),
+        ("post", "/v1/messages/count_tokens"),
+        ("post", "/v1beta/models/{name}"),
     }
     schemas = document["components"]["schemas"]
     references = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document, default=str)))

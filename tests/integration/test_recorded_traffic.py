@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from harness.recorded import COVERED, EXPECTATIONS, exchanges
-from tollhouse.providers.base import Rejected, Usage, WireResponse
+from tollhouse.providers.base import Rejected, WireResponse
 from tollhouse.providers.registry import DEFAULT_BASE_URLS, adapter_for
+from tollhouse.providers.usage import Usage
 
 # There is no database in it: once is enough.
 pytestmark = pytest.mark.engine("sqlite")

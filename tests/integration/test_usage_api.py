@@ -21,6 +21,7 @@ COUNTS = {
     "cache_write_tokens",
     "output_tokens",
     "reasoning_tokens",
+    "media_tokens",
     "unknown_calls",
     "unknown_usd",
 }
@@ -48,13 +49,14 @@ def test_without_grouping_there_is_one_total(used):
         "period": "2026-04",
         "tenant_id": 42,
         "calls": 4,
-        "tokens": 4 * 399,
+        "tokens": 4 * (399 + 11),
         "cost_usd": Decimal("0.350000002"),
         "input_tokens": 4 * 300,
         "cached_input_tokens": 4 * 12,
         "cache_write_tokens": 0,
         "output_tokens": 4 * 80,
         "reasoning_tokens": 4 * 7,
+        "media_tokens": 4 * 11,
         "unknown_calls": 1,
         "unknown_usd": Decimal("0.4"),
     }

@@ -86,7 +86,6 @@ def outcome(service, raw):
             {"user_message": ..., "messages": [{"role": "system", "content": "x"}]},
             "messages: expected at least one turn of the user",
         ),
-        ({"stream": True}, "stream: streamed answers are not served at /ai/complete"),
     ],
     ids=lambda value: json.dumps(str(value))[:40] if isinstance(value, dict) else "",
 )

@@ -296,7 +296,7 @@ def test_other_methods_and_addresses_are_not_completions(tight, tight_fake, tena
     body = body_for(tenant, model="m")
     assert tight.request("PUT", "/ai/complete", body).code == "ai_method_not_allowed"
     assert tight.request("GET", "/ai/complete").headers["allow"].startswith("POST")
-    for path in ("/ai/complete/", "/ai/complete?x=1", "//ai/complete", "/AI/complete", "/ai/%63omplete"):
+    for path in ("/ai/complete/", "//ai/complete", "/AI/complete", "/ai/%63omplete"):
         reply = tight.request("POST", path, body)
         assert (reply.status, reply.code) == (404, "ai_not_found"), path
     assert tight_fake.receipts() == []

@@ -1,0 +1,101 @@
+"""What a key may call: the page of models, aliases, and the lists of tiers."""
+
+import pytest
+
+from harness.service import limits, model, providers, serving
+from tollhouse.testing import FakeProvider
+
+TIERS = '[tiers.starter]\nbudget_usd = 2\nmodels = ["small"]\n'
+
+
+@pytest.fixture(scope="module")
+def service(engine, tmp_path_factory):
+    with FakeProvider() as fake:
+        config = providers(fake) + limits() + TIERS
+        config += model("small", "anthropic", aliases=["gpt-3.5-turbo"], context_window=200_000, max_output_tokens=500)
+        config += model("large", "gemini", fallbacks=["small"]) + model("free", "openai", price=None)
+        with serving(tmp_path_factory.mktemp("models"), config) as service:
+            yield service
+
+
+def listed(service, key, **headers):
+    reply = service.request("GET", "/v1/models", key=key, **headers)
+    assert reply.status == 200, reply
+    return {each["id"]: each for each in reply.json["data"]}
+
+
+def chat(service, key, name):
+    body = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+    return service.request("POST", "/v1/chat/completions", body, key=key)
+
+
+def test_the_page_tells_names_bounds_and_prices(service):
+    tenant = service.tenant(tier="growth")
+    key = service.new_key(tenants=[tenant])["key"]
+    models = listed(service, key)
+    assert set(models) == {"small", "large", "free", "gpt-3.5-turbo"}
+    small = models["small"]
+    assert (small["context_window"], small["max_output_tokens"], small["owned_by"]) == (200_000, 500, "anthropic")
+    assert (float(small["price"]["input"]), float(small["price"]["output"])) == (0.8, 4)
+    assert models["gpt-3.5-turbo"]["alias_of"] == "small"
+    assert models["free"]["price"] is None
+    assert "tools" in small["capabilities"]
+    assert "documents" not in models["free"]["capabilities"] or models["free"]["owned_by"] == "openai"
+
+
+def test_a_tier_has_its_models_and_no_others(service):
+    starter, growth = service.tenant(tier="starter"), service.tenant(tier="growth")
+    key = service.new_key(tenants=[starter], feature_slug="f")["key"]
+    assert set(listed(service, key)) == {"small", "gpt-3.5-turbo"}
+    assert service.request("GET", "/v1/models/small", key=key).json["id"] == "small"
+    refused = service.request("GET", "/v1/models/large", key=key)
+    assert (refused.status, refused.json["error"]) == (403, "ai_model_forbidden")
+    unknown = service.request("GET", "/v1/models/huge", key=key)
+    assert (unknown.status, unknown.json["error"]) == (404, "ai_model_unknown")
+    # Whose models is told by a header, where the key does not tell.
+    assert set(listed(service, service_key(service), X_Tenant_Id=str(starter))) == {"small", "gpt-3.5-turbo"}
+    assert len(listed(service, service_key(service), X_Tenant_Id=str(growth))) == 4
+    foreign = service.request("GET", "/v1/models", key=key, X_Tenant_Id=str(growth))
+    assert (foreign.status, foreign.json["error"]) == (403, "ai_tenant_forbidden")
+
+
+def service_key(service):
+    return service.new_key()["key"]
+
+
+def test_calls_are_held_to_the_same_lists(service):
+    starter = service.tenant(tier="starter")
+    key = service.new_key(tenants=[starter], feature_slug="f")["key"]
+    for name in ("small", "gpt-3.5-turbo"):
+        assert chat(service, key, name).status == 200
+    refused = chat(service, key, "large")
+    assert (refused.status, refused.json["error"]["code"]) == (403, "ai_model_forbidden")
+    assert {row["model"] for row in service.rows(tenant_id=starter)} == {"small"}
+    service.tenant(starter, tier="growth")
+    assert chat(service, key, "large").status == 200
+
+
+def test_it_needs_a_key_wherever_a_client_puts_it(service):
+    key = service_key(service)
+    assert service.request("GET", "/v1/models", key=None).status == 401
+    for name in ("x_api_key", "x_goog_api_key", "api_key"):
+        assert service.request("GET", "/v1/models", key=None, **{name: key}).status == 200
+
+
+def test_counting_tokens_passes_the_gate_and_costs_nothing(service):
+    tenant = service.tenant(tier="growth")
+    key = service.new_key(tenants=[tenant], feature_slug="f")["key"]
+    body = {"messages": [{"role": "user", "content": "hello there"}]}
+
+    def count(name):
+        return service.request("POST", "/v1/messages/count_tokens", {"model": name, **body}, key=key)
+
+    assert count("small").json["input_tokens"] > 0
+    estimated = count("large").json["input_tokens"]
+    assert 10 < estimated < 100
+    assert service.rows(tenant_id=tenant) == []
+    assert service.budget(tenant)["reserved_nano_usd"] == 0
+    service.tenant(tenant, is_active=False)
+    refused = count("small")
+    assert (refused.status, refused.json["error"]["code"]) == (403, "ai_module_inactive")
+    assert not service.open_reservations()
