@@ -10,11 +10,14 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import anthropic
+import openai
 import pytest
 
 pytestmark = [
@@ -93,38 +96,136 @@ def test_the_demo_can_be_repeated_in_its_directory(directory, told):
     assert "Consistent (ledger rows: 2, " in again
 
 
-def test_the_demo_stays_up_until_ctrl_c_and_leaves_nothing_behind():
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tollhouse", "demo"],
-        env=ENVIRON,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-    )
-    assert process.stdout is not None
-    lines = []
-    try:
-        for line in process.stdout:
-            lines.append(line)
+class Demo:
+    """The demo while it stays up, and what it printed until then."""
+
+    def __init__(self, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tollhouse", "demo", *options],
+            env=ENVIRON,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+        )
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
             if "More commands:" in line:
                 break
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        curl = next(line for line in lines if line.startswith("curl "))
-        reply = complete(shlex.split(curl))
+
+    def curl(self) -> list[str]:
+        """The command that it says to try, as words."""
+        return shlex.split(next(line for line in self.lines if line.startswith("curl ")))
+
+    def stop(self) -> tuple[int, str]:
+        """End it as Ctrl-C does; return its exit code, and what else it printed."""
+        assert self.process.stdout is not None
+        self.process.send_signal(signal.SIGINT)
+        rest = self.process.stdout.read()
+        exit_code = self.process.wait(60)
+        self.process.stdout.close()
+        return exit_code, rest
+
+
+def test_the_demo_stays_up_until_ctrl_c_and_leaves_nothing_behind():
+    demo = Demo()
+    try:
+        children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
+        reply = complete(demo.curl())
     finally:
-        process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
-        exit_code = process.wait(60)
-        process.stdout.close()
+        exit_code, rest = demo.stop()
 
     assert reply["content"]
     assert exit_code == 0, rest
     assert "stopping: calls in flight are finished first" in rest
     assert len(children) == 2
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
-    [directory] = [line.removeprefix("   $ cd ").strip() for line in lines if line.startswith("   $ cd ")]
+    [directory] = [line.removeprefix("   $ cd ").strip() for line in demo.lines if line.startswith("   $ cd ")]
     assert not Path(directory).exists()
+
+
+@pytest.fixture(scope="module")
+def local_model(directory: Path, told: str) -> Iterator[Demo]:
+    """The demo with its model up, in the directory of the walks before it."""
+    demo = Demo("--data-dir", str(directory))
+    try:
+        yield demo
+    finally:
+        exit_code, rest = demo.stop()
+    assert exit_code == 0, rest
+
+
+@pytest.fixture
+def row(directory: Path) -> Callable[[str], sqlite3.Row]:
+    """The ledger's row of a call, by the request's id."""
+
+    def of(request_id: str) -> sqlite3.Row:
+        assert re.fullmatch("req_[0-9A-Za-z]+", request_id)
+        database = directory / "tollhouse.db"
+        row = read_one(database, f"SELECT * FROM ai_usage_log WHERE request_id = '{request_id}'")
+        assert (row["tenant_id"], row["feature_slug"], row["model"]) == ("42", "sales-summary", "smollm2-135m")
+        assert (row["status"], row["usage_source"]) == ("settled", "reported")
+        read = row["input_tokens"] + row["cached_input_tokens"]
+        assert row["cost_nano_usd"] == read * 800 + row["output_tokens"] * 4000
+        return row
+
+    return of
+
+
+@pytest.fixture
+def whose(local_model: Demo) -> dict[str, Any]:
+    """What a vendor's client is made with: the demo's key, and whose calls they are."""
+    words = local_model.curl()
+    key = next(word for word in words if word.startswith("Authorization: ")).removeprefix("Authorization: Bearer ")
+    return {"api_key": key, "default_headers": {"X-Tenant-Id": "42", "X-Feature-Slug": "sales-summary"}}
+
+
+@pytest.fixture
+def base_url(local_model: Demo) -> str:
+    return next(word for word in local_model.curl() if word.startswith("http")).removesuffix("/ai/complete")
+
+
+ASKED: Any = [{"role": "user", "content": "Name three things that a coffee shop sells."}]
+
+
+def test_openais_client_is_answered_by_the_local_model_whole_and_streamed(base_url, whose, row):
+    with openai.OpenAI(base_url=f"{base_url}/v1", timeout=100, **whose) as client:
+        whole = client.chat.completions.with_raw_response.create(model="smollm2-135m", messages=ASKED, max_tokens=60)
+        answer = whole.parse()
+        with client.chat.completions.with_streaming_response.create(
+            model="smollm2-135m", messages=ASKED, max_tokens=60, stream=True, stream_options={"include_usage": True}
+        ) as streamed:
+            chunks = list(streamed.parse())
+
+    texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices and chunk.choices[0].delta.content]
+    assert answer.choices[0].message.content
+    assert len(texts) > 5
+    answers: Any = ((answer, whole.headers), (chunks[-1], streamed.headers))
+    for said, headers in answers:
+        entered = row(headers["x-request-id"])
+        assert entered["input_tokens"] + entered["cached_input_tokens"] == said.usage.prompt_tokens
+        assert entered["output_tokens"] == said.usage.completion_tokens
+
+
+def test_anthropics_client_is_answered_by_the_local_model_whole_and_streamed(base_url, whose, row):
+    with anthropic.Anthropic(base_url=base_url, timeout=100, **whose) as client:
+        whole = client.messages.with_raw_response.create(model="smollm2-135m", messages=ASKED, max_tokens=60)
+        answer = whole.parse()
+        with client.messages.stream(model="smollm2-135m", messages=ASKED, max_tokens=60) as streamed:
+            texts = list(streamed.text_stream)
+            final = streamed.get_final_message()
+
+    assert len(texts) > 5
+    assert "".join(texts) == final.content[0].to_dict()["text"]
+    answers: Any = ((answer, whole.headers), (final, streamed.response.headers))
+    for message, headers in answers:
+        assert message.content[0].text
+        entered = row(headers["x-request-id"])
+        assert entered["input_tokens"] == message.usage.input_tokens
+        assert entered["cached_input_tokens"] == message.usage.cache_read_input_tokens
+        assert entered["output_tokens"] == message.usage.output_tokens
 
 
 def complete(curl: list[str]) -> Any:
