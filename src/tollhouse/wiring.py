@@ -34,6 +34,7 @@ from tollhouse.kit.clock import Clock, SystemClock
 from tollhouse.kit.money import nano_usd
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.pricing.catalogue import Catalogue
+from tollhouse.providers.base import Adapter, SearchesUnasked
 from tollhouse.providers.dial import default_tls
 from tollhouse.providers.registry import adapter_for
 from tollhouse.providers.transport import TransportLimits, Upstream, proxy_from_environment
@@ -273,6 +274,7 @@ def _models(
             input_overhead_tokens=settings.input_overhead_tokens,
             context_window=settings.context_window or context_windows.get(name),
             max_image_tokens=_max_image_tokens(config, name),
+            own_searches=_own_searches(adapters[settings.provider], settings.upstream_model or name),
             first_byte_timeout_s=config.providers[settings.provider].first_byte_timeout_s,
         )
         for name, settings in config.models.items()
@@ -309,6 +311,10 @@ def _max_image_tokens(config: Config, name: str) -> int:
         return settings.max_image_tokens
     is_small = "4o-mini" in (settings.upstream_model or name)
     return 50_000 if is_small and config.providers[settings.provider].kind == "openai" else 6_000
+
+
+def _own_searches(adapter: Adapter, upstream_model: str) -> int:
+    return adapter.own_searches(upstream_model) if isinstance(adapter, SearchesUnasked) else 0
 
 
 def configured_prices(config: Config) -> dict[str, ConfiguredPrice]:

@@ -49,6 +49,21 @@ EXCEPTIONS = {
         ("de33f5c9ed9b", "d12e14f2699c", "79728dd10f6d", "0cace0f9097b", "a1b07467211b"),
         "pictures, file search and code interpreters are billed in units that no usage tells",
     ),
+    **dict.fromkeys(
+        (
+            "0b614bda114a",
+            "0e685cce8f34",
+            "2378d16aa2ec",
+            "488c08ba1d8d",
+            "86781055d5ed",
+            "a4067154cfbf",
+            "a5e533135a8c",
+            "ab4b5fddd11e",
+            "af0527749aad",
+            "ff12f57ec45c",
+        ),
+        "Anthropic bills the code it runs by the hour of a container, unless it is run for a search",
+    ),
 }
 """By the id of an exchange, why it cannot pass as it was."""
 

@@ -25,6 +25,8 @@ from tollhouse.pricing.model import ceiling_nano_usd
 
 MAX_IDEMPOTENCY_KEY = 255
 _MS_PER_HOUR = 3_600_000
+# Beyond every cap, and so refused; but no more than the database can count.
+_MOST_NANO_USD = 2**62
 
 
 class Answer(msgspec.Struct, frozen=True, gc=False):
@@ -182,12 +184,19 @@ class Planner:
         limit = asked.max_tokens
         if limit is None:
             limit = candidates[0].candidate.max_output_tokens or self._limits.default_max_output_tokens
-        weight = weigh(asked.body, len(raw), max_searches=asked.max_searches, reads_stored=asked.reads_stored)
+        weight = weigh(
+            asked.body,
+            len(raw),
+            max_searches=asked.max_searches,
+            max_steps=asked.max_steps,
+            reads_stored=asked.reads_stored,
+        )
         question = ApiQuestion(api, asked, limit, weight, prompt_bytes=weight.text_tokens, headers=headers)
-        key = headers.get("idempotency-key")
-        # The path and what it says are part of what was asked.
-        content = b"%b %d %b\n%b" % (api.name.encode(), asked.is_stream, asked.model.encode(), raw)
-        claimed = None if key is None else self._claim(content, api_key, key)
+        claimed, key = None, headers.get("idempotency-key")
+        if key is not None:
+            # What path and headers say is part of what was asked: for another tenant it is another question.
+            told = (api.name, asked.is_stream, asked.model, *_charged(whose, principal))
+            claimed = self._claim(msgspec.json.encode(told) + b"\n" + raw, api_key, key)
         timeout_s = _timeout_s(headers)
         return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id)
 
@@ -202,11 +211,11 @@ class Planner:
         request_id: str,
     ) -> Call:
         tenant_id = _tenant(whose, principal)
-        feature_slug = whose.feature_slug or principal.feature_slug
+        feature_slug = _feature(whose, principal)
         if not feature_slug:
             raise InvalidRequest("feature_slug: is required, as this key has no feature of its own")
         limit = candidates[0].candidate.max_output_tokens
-        if limit is not None and question.max_tokens > limit:
+        if limit is not None and question.max_tokens > limit * question.answers:
             raise InvalidRequest(f"max_tokens: {question.model} is configured for at most {limit}")
         timeout_s = timeout_s or self._limits.call_timeout_s
         if timeout_s > self._limits.max_timeout_s:
@@ -251,33 +260,44 @@ def _ceiling_nano_usd(candidates: Sequence[PricedCandidate], weight: Weight, max
     """Return the most that a call can cost at the dearest of its candidates."""
     ceiling = 0
     for each in candidates:
+        searches = max(weight.max_searches, each.candidate.own_searches)
         cost = ceiling_nano_usd(
             each.price,
-            max_input_tokens=_max_input_tokens(each.candidate, weight),
+            max_input_tokens=_max_input_tokens(each.candidate, weight, searches),
             max_output_tokens=max_tokens,
-            max_searches=weight.max_searches,
+            max_searches=searches,
             has_audio=weight.is_unbounded or weight.audio_tokens > 0,
             has_images=weight.is_unbounded or weight.images > 0,
         )
         ceiling = max(ceiling, cost)
-    return ceiling
+    return min(ceiling, _MOST_NANO_USD)
 
 
-def _max_input_tokens(candidate: Candidate, weight: Weight) -> int:
+def _max_input_tokens(candidate: Candidate, weight: Weight, max_searches: int) -> int:
     """Return the most that one candidate can read for a request."""
     tokens = weight.text_tokens + candidate.input_overhead_tokens
     if weight.images or weight.audio_tokens:
         tokens += weight.images * candidate.max_image_tokens + weight.audio_tokens
-    if weight.is_unbounded or weight.max_searches:
+    if weight.is_unbounded or max_searches:
         window = candidate.context_window
         if window is None:
             raise InvalidRequest(
                 f"model: {candidate.model} has no context_window, without which nothing bounds what documents, "
                 "addresses, stored input and search tools can cost; it can be configured for the model"
             )
-        # Each search reads everything again.
-        tokens = window * (1 + weight.max_searches)
-    return tokens
+        tokens = window
+    # Each step reads everything again.
+    return tokens * (1 + max(weight.max_steps, max_searches))
+
+
+def _charged(whose: Whose, principal: Principal) -> tuple[str | None, str | None, str]:
+    """Return whom a call is charged to, as far as that is known before it is checked."""
+    tenant_id = principal.only_tenant if whose.tenant_id is None else whose.tenant_id
+    return tenant_id, _feature(whose, principal), whose.user_id
+
+
+def _feature(whose: Whose, principal: Principal) -> str | None:
+    return whose.feature_slug or principal.feature_slug
 
 
 def _tenant(whose: Whose, principal: Principal) -> str:

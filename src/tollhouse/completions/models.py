@@ -58,6 +58,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """The most tokens of input and output together that the model takes; None where nobody knows."""
     max_image_tokens: int = 6_000
     """The most tokens that one picture can count as."""
+    own_searches: int = 0
+    """How often the model searches in a call that does not ask it to."""
     first_byte_timeout_s: float | None = None
     """The longest that an answer may take to begin once the call is sent; None leaves it to ``timeout_s``."""
 

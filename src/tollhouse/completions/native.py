@@ -30,6 +30,10 @@ class NativeQuestion(msgspec.Struct, frozen=True, gc=False):
     takes_comments: bool = True
 
     @property
+    def answers(self) -> int:
+        return 1
+
+    @property
     def weight(self) -> Weight:
         return Weight(max_input_tokens(self.messages, self.response_schema))
 

@@ -54,6 +54,7 @@ class Question(Protocol):
     Attributes:
         model: the model's name as the caller has it.
         max_tokens: the most output tokens of all its answers together.
+        answers: how many answers it may bring.
         weight: what it can take in, at most.
         prompt_bytes: what it takes in as text, for an estimate where a provider reports nothing.
         is_stream: the answer is wanted in events.
@@ -64,6 +65,8 @@ class Question(Protocol):
     def model(self) -> str: ...
     @property
     def max_tokens(self) -> int: ...
+    @property
+    def answers(self) -> int: ...
     @property
     def weight(self) -> Weight: ...
     @property

@@ -35,6 +35,10 @@ class ApiQuestion(msgspec.Struct, frozen=True, gc=False):
         return self.limit * self.asked.answers
 
     @property
+    def answers(self) -> int:
+        return self.asked.answers
+
+    @property
     def is_stream(self) -> bool:
         return self.asked.is_stream
 

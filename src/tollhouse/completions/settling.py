@@ -9,7 +9,8 @@ from tollhouse.completions.models import PricedCandidate
 from tollhouse.completions.question import Told
 from tollhouse.ledger.model import Settlement
 from tollhouse.pricing.model import cost_nano_usd
-from tollhouse.providers.conversation import ProviderAnswer
+from tollhouse.providers.conversation import ProviderAnswer, Text, Thinking, ToolCall
+from tollhouse.providers.usage import Usage
 from tollhouse.telemetry.metrics import Metrics
 
 _LOG = structlog.get_logger("tollhouse.completions")
@@ -34,8 +35,8 @@ def tell(
     """
     usage = answer.usage
     if usage is None:
-        written = utf8_bytes(answer.content) if answer_bytes is None else answer_bytes
-        usage = estimated_usage(call.question.prompt_bytes, written, call.question.max_tokens)
+        written = answer_text_bytes(answer) if answer_bytes is None else answer_bytes
+        usage = estimated(call, written)
     return Told(
         answer=answer,
         usage=usage,
@@ -49,6 +50,27 @@ def tell(
         created_s=now_ms // 1000,
         raw=raw,
     )
+
+
+def estimated(call: Call, answer_bytes: int) -> Usage:
+    """Return what a call probably used.
+
+    Args:
+        answer_bytes: the length of what its first answer says; the others are taken to be as long.
+    """
+    question = call.question
+    return estimated_usage(question.prompt_bytes, answer_bytes * question.answers, question.max_tokens)
+
+
+def answer_text_bytes(answer: ProviderAnswer) -> int:
+    """Return the bytes of all that a model wrote: its thinking and its calls too."""
+    if not answer.parts:
+        return utf8_bytes(answer.content)
+    return sum(map(_part_bytes, answer.parts))
+
+
+def _part_bytes(part: Text | ToolCall | Thinking) -> int:
+    return utf8_bytes(part.name) + utf8_bytes(part.arguments) if isinstance(part, ToolCall) else utf8_bytes(part.text)
 
 
 def settlement_of(call: Call, reservation: Reservation, told: Told, body: bytes, now: str) -> Settlement:

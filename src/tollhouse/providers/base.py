@@ -109,6 +109,14 @@ class CountsTokens(Dialect, Protocol):
         """Return a client's request to count a prompt's tokens, as it came but for the model's name."""
 
 
+@runtime_checkable
+class SearchesUnasked(Protocol):
+    """A provider of models that use its search tool without being offered it."""
+
+    def own_searches(self, model: str) -> int:
+        """Return how often a model searches in every call; 0 for one that has to be offered the tool."""
+
+
 class ProviderError(Exception):
     """An attempt that brought no answer. The message is fit for callers: it holds no key and no prompt."""
 

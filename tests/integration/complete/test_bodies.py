@@ -192,3 +192,12 @@ def test_42_and_the_text_42_are_the_same_tenant_and_user(service, fake):
     usage = service.admin("GET", f"/ai/usage?tenant_id={tenant}&group_by=user")
     assert usage["tenant_id"] == tenant
     assert [(user["user_id"], user["calls"]) for user in usage["users"]] == [(7, 2)]
+
+
+def test_text_that_looks_like_a_picture_costs_what_text_costs_and_does_not_pass_the_cap(service, fake):
+    tenant = service.tenant(budget_usd=0.1)
+    text = "data:image/png," + "to be read word by word " * 20_000
+    body = {"model": "claude-haiku-4-5", "max_tokens": 10, "messages": [{"role": "user", "content": text}]}
+    reply = service.request("POST", "/v1/messages", body, X_Tenant_Id=str(tenant), X_Feature_Slug="f")
+    assert (reply.status, reply.json["error"]["code"]) == (402, "ai_budget_exceeded")
+    assert fake.receipts() == []

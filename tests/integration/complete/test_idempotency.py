@@ -49,6 +49,21 @@ def test_the_same_key_with_another_body_is_422(service, fake, change):
     assert len(fake.receipts()) == 1
 
 
+def test_the_same_key_for_another_tenant_is_422_in_a_clients_own_api_too(service, fake):
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9}
+    key, mine, other = service.new_key()["key"], service.tenant(), service.tenant()
+
+    def ask(tenant):
+        whose = {"X_Tenant_Id": str(tenant), "X_Feature_Slug": "f", "Idempotency_Key": "order-3-tenant"}
+        return service.request("POST", "/v1/chat/completions", body, key=key, **whose)
+
+    first = ask(mine)
+    refused = ask(other)
+    assert (refused.status, refused.json["error"]["code"]) == (422, "ai_idempotency_mismatch")
+    assert ask(mine).body == first.body
+    assert len(fake.receipts()) == 1
+
+
 def test_another_callers_use_of_the_same_key_is_another_call(service, fake):
     body = body_for(service.tenant())
     keys = [service.new_key()["key"], service.new_key()["key"]]

@@ -7,7 +7,11 @@ import pytest
 
 from harness.books import run_on_books
 from harness.providers import ONE_DOLLAR, SHOP, Desk, Provider
+from tollhouse.completions.call import Whose
 from tollhouse.completions.estimate import max_input_tokens
+from tollhouse.completions.settling import estimated
+from tollhouse.completions.wire.chat.api import ChatApi
+from tollhouse.completions.wire.gemini.api import GeminiApi
 from tollhouse.errors import (
     Forbidden,
     InternalError,
@@ -174,3 +178,89 @@ def test_an_answer_whose_row_was_changed_is_not_handed_out(tmp_path):
             call.replay(msgspec.structs.replace(kept, sealed_answer=b"\0" + kept.sealed_answer[1:]))
 
     run_on_desk(tmp_path, scenario)
+
+
+CHAT = ChatApi()
+SAID = {"model": "small", "messages": [{"role": "user", "content": "two and two?"}], "max_tokens": 100}
+WHOSE = Whose("42", "u", "f")
+
+
+def asked_in_chat(desk, fields=None, *, whose=WHOSE, principal=SHOP, key=None):
+    raw = msgspec.json.encode({**SAID, **(fields or {})})
+    headers = {} if key is None else {"idempotency-key": key}
+    return desk.planner.plan_api(CHAT, CHAT.read(raw), raw, whose, principal, "th_key", headers, "req_1")
+
+
+def test_the_same_question_for_another_tenant_user_or_feature_is_another(tmp_path):
+    def scenario(desk):
+        mine = asked_in_chat(desk, key="k").claim
+        assert asked_in_chat(desk, key="k").claim == mine
+        unsaid = asked_in_chat(desk, whose=Whose(None, "u", None), principal=bound_to("42", feature_slug="f"), key="k")
+        assert unsaid.claim == mine
+        for whose in (Whose("43", "u", "f"), Whose("42", "v", "f"), Whose("42", "u", "g")):
+            other = asked_in_chat(desk, whose=whose, key="k").claim
+            assert other.claim_id == mine.claim_id
+            assert other.body_digest != mine.body_digest
+
+    run_on_desk(tmp_path, scenario)
+
+
+def test_the_limit_of_a_model_is_one_of_each_answer(tmp_path):
+    def scenario(desk):
+        assert asked_in_chat(desk, {"n": 3}).question.max_tokens == 300
+        assert asked_in_chat(desk, {"n": 3, "max_tokens": None}).question.max_tokens == 300
+        with pytest.raises(InvalidRequest, match="max_tokens: small is configured for at most 100"):
+            asked_in_chat(desk, {"n": 3, "max_tokens": 101})
+
+    run_on_desk(tmp_path, scenario, changes={"small": {"max_output_tokens": 100}})
+
+
+def test_each_of_several_answers_is_estimated_like_the_first(tmp_path):
+    def scenario(desk):
+        once, thrice = asked_in_chat(desk), asked_in_chat(desk, {"n": 3})
+        assert (estimated(once, 30).output_tokens, estimated(thrice, 30).output_tokens) == (10, 30)
+        assert estimated(thrice, 30_000).output_tokens == 300
+
+    run_on_desk(tmp_path, scenario)
+
+
+SEARCHING = ConfiguredPrice(input=Decimal(1), output=Decimal(1), search=Decimal(10))
+
+
+def test_a_model_that_searches_by_itself_has_a_ceiling_that_holds_its_search(tmp_path):
+    window, search_nano_usd = 1000, 10_000_000
+
+    def scenario(desk):
+        most = 2 * window * 1000 + 100 * 1000 + search_nano_usd
+        assert asked_in_chat(desk).ceiling_nano_usd == most
+        assert desk.plan().ceiling_nano_usd == most
+        assert asked_in_chat(desk, {"web_search_options": {}}).ceiling_nano_usd == most
+
+    changes = {"small": {"own_searches": 1, "context_window": window}}
+    run_on_desk(tmp_path, scenario, prices={"small": SEARCHING}, changes=changes)
+
+
+def test_whatever_goes_on_by_itself_reads_everything_again_at_each_step(tmp_path):
+    def scenario(desk):
+        call = asked_in_chat(desk)
+        once = call.ceiling_nano_usd - 100 * 1000
+        raw = msgspec.json.encode(SAID)
+        asked = msgspec.structs.replace(CHAT.read(raw), max_steps=3)
+        again = desk.planner.plan_api(CHAT, asked, raw, WHOSE, SHOP, "th_key", {}, "req_1")
+        assert again.ceiling_nano_usd == 4 * once + 100 * 1000
+
+    run_on_desk(tmp_path, scenario)
+
+
+def test_a_ceiling_beyond_counting_is_one_that_no_budget_holds(tmp_path):
+    dear = ConfiguredPrice(input=Decimal(100_000), output=Decimal(100_000), search=Decimal(100_000))
+    body = {"contents": [{"parts": [{"text": "hi"}]}], "tools": [{"googleSearch": {}}]}
+
+    def scenario(desk):
+        api, raw = GeminiApi(), msgspec.json.encode(body)
+        asked = msgspec.structs.replace(api.read(raw, "small"), max_steps=1_000_000)
+        call = desk.planner.plan_api(api, asked, raw, WHOSE, SHOP, "th_key", {}, "req_1")
+        assert call.ceiling_nano_usd == 2**62
+
+    changes = {"small": {"context_window": 100_000_000}}
+    run_on_desk(tmp_path, scenario, prices={"small": dear}, changes=changes)

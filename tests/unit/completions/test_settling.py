@@ -7,7 +7,7 @@ from harness.books import run_on_books
 from harness.providers import Desk, Provider
 from tollhouse.completions.settling import count, settlement_of, tell
 from tollhouse.pricing.book import ConfiguredPrice
-from tollhouse.providers.conversation import ProviderAnswer
+from tollhouse.providers.conversation import ProviderAnswer, Text, Thinking, ToolCall
 from tollhouse.providers.usage import Usage
 
 NOW = "2026-04-10T12:00:01.000Z"
@@ -115,6 +115,15 @@ def test_a_usage_that_was_not_reported_is_estimated_and_marked_so(tmp_path):
         assert 0 < settlement.cost_nano_usd <= settlement.reservation.ceiling_nano_usd
 
     settled(tmp_path, ProviderAnswer("four", "stop", None), check)
+
+
+def test_an_estimate_counts_calls_and_thinking_too(tmp_path):
+    parts = (Thinking("x" * 30), ToolCall("call_1", "lookup", '{"q":"' + "x" * 52 + '"}'), Text("four"))
+
+    def check(_desk, settlement, _envelope, _body):
+        assert settlement.usage == Usage(input_tokens=4, output_tokens=(30 + 6 + 60 + 4 + 2) // 3)
+
+    settled(tmp_path, ProviderAnswer("four", "tool_calls", None, parts=parts), check)
 
 
 def test_a_reported_zero_is_a_zero(tmp_path):

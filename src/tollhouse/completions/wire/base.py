@@ -18,12 +18,15 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
         body: its JSON, as it came: what is relayed, and what ``Api.translated`` reads in full.
         model: the model as the client names it.
         max_tokens: the output limit it sets, for each answer; None where it sets none.
-        answers: how many alternative answers it asks for, each of up to ``max_tokens``.
+        answers: how many answers it may bring, each of up to ``max_tokens``: alternatives it asks for, or a summary of
+            what came before.
         is_stream: the answer is wanted in events.
         shows_usage: in a stream, the client wants to see the usage.
         is_hidden: tells, by its data, of an event of a relayed stream that the client has not asked for.
         user: the end user it names, if any; whose call it is where no header says so.
         max_searches: how often the provider may use its own search tools for it; 0 where it offers none.
+        max_steps: how often the provider may go on by itself, searches included: to run its tools, or to sum up what
+            came before. Each time it reads everything again.
         reads_stored: some of the input is not in the body: the provider has stored it, or fetches or finds it. Only the
             model's context window bounds it then.
     """
@@ -36,6 +39,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
     shows_usage: bool = True
     user: str | None = None
     max_searches: int = 0
+    max_steps: int = 0
     reads_stored: bool = False
     is_hidden: Callable[[bytes], bool] | None = None
 

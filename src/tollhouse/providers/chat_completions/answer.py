@@ -101,10 +101,15 @@ def searched(model: Any, annotations: Any) -> bool:
 
     The models made for it search on every call, and are billed for it; with others, the sources that are cited tell.
     """
-    if isinstance(model, str) and _SEARCH_MODEL.search(model):
+    if isinstance(model, str) and is_search_model(model):
         return True
     cited = annotations if isinstance(annotations, list) else ()
     return any(isinstance(each, dict) and each.get("type") == "url_citation" for each in cited)
+
+
+def is_search_model(model: str) -> bool:
+    """Tell whether a model of OpenAI's is one that searches on every call."""
+    return _SEARCH_MODEL.search(model) is not None
 
 
 def completion_searched(completion: Completion) -> bool:

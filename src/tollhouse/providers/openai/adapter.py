@@ -10,7 +10,12 @@ import msgspec
 
 from tollhouse.errors import InvalidRequest
 from tollhouse.providers.base import ApiName, Dialect, WireRequest, WireResponse
-from tollhouse.providers.chat_completions.answer import chat_answer, completion_searched, read_completion
+from tollhouse.providers.chat_completions.answer import (
+    chat_answer,
+    completion_searched,
+    is_search_model,
+    read_completion,
+)
 from tollhouse.providers.chat_completions.relay import relayed, with_max_tokens
 from tollhouse.providers.chat_completions.request import PATH, chat_body, chat_messages, effort, encoder, is_plain
 from tollhouse.providers.chat_completions.stream import ChatStreamReader
@@ -52,6 +57,10 @@ class OpenAIAdapter:
 
     def dialect(self, api: ApiName) -> Dialect | None:
         return self._dialects.get(api)
+
+    def own_searches(self, model: str) -> int:
+        """Return how often a model searches in every call."""
+        return int(_is_openais(self._host) and is_search_model(model))
 
     def encode(self, request: ProviderRequest) -> WireRequest:
         messages = request.messages if is_plain(request.messages) else chat_messages(request.messages)

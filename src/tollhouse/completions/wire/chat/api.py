@@ -20,6 +20,21 @@ _MAX_ANSWERS = 128
 # The others are dearer than the prices that calls are held to, or are prepaid.
 _TIERS = frozenset({None, "auto", "default", "flex"})
 
+# What servers that speak this format take beyond it, and what makes an answer cost other than its usage and prices say.
+_REFUSED = {
+    "models": "another model has another price",
+    "plugins": "they are billed in units that no usage tells",
+    "search_parameters": "searches are billed in units that no usage tells",
+    "enable_search": "searches are billed in units that no usage tells",
+    "best_of": "answers that are not shown would be billed too; expected n alone",
+    "n_predict": "expected max_tokens",
+    "num_predict": "expected max_tokens",
+}
+_TOOLS = frozenset({None, "function", "custom"})
+# Azure looks its customers' own data up, and asks the model what for first.
+_DATA_SOURCES = ("data_sources", "dataSources")
+_STEPS_WITH_DATA = 2
+
 
 class _Chunk(msgspec.Struct):
     choices: list[msgspec.Raw] | None = None
@@ -59,6 +74,8 @@ class ChatApi:
             raise InvalidRequest("messages: expected a list of at least one message")
         if text(body, "service_tier") not in _TIERS:
             raise InvalidRequest("service_tier: expected auto, default or flex; others have other prices")
+        _refuse_uncounted(body)
+        has_data = any(body.get(name) for name in _DATA_SOURCES)
         options = optional_object(body, "stream_options") or {}
         shows_usage = flag(options, "include_usage", "stream_options.") or False
         return Asked(
@@ -71,6 +88,8 @@ class ChatApi:
             is_hidden=None if shows_usage else is_usage_alone,
             user=text(body, "user") or text(body, "safety_identifier"),
             max_searches=0 if body.get("web_search_options") is None else 1,
+            max_steps=_STEPS_WITH_DATA if has_data else 0,
+            reads_stored=has_data,
         )
 
     def limited(self, asked: Asked, max_tokens: int) -> dict[str, Any]:
@@ -94,6 +113,21 @@ class ChatApi:
 
     def stream_error(self, error: TollhouseError, request_id: str) -> bytes:  # noqa: ARG002
         return encode_event(error_body(error))
+
+
+def _refuse_uncounted(body: dict[str, Any]) -> None:
+    """Refuse what no ceiling or no usage holds, of vendors whose fields are otherwise passed on unread."""
+    for name, reason in _REFUSED.items():
+        if body.get(name):
+            raise InvalidRequest(f"{name}: not allowed, since {reason}")
+    tools = body.get("tools")
+    for i, tool in enumerate(tools if isinstance(tools, list) else ()):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind not in _TOOLS:
+            raise InvalidRequest(
+                f"tools[{i}].type: {kind[:64]!r} is run and billed by the provider in units that no usage tells; "
+                "expected function or custom"
+            )
 
 
 def _limit(body: dict[str, Any]) -> int | None:

@@ -15,10 +15,14 @@ from tollhouse.providers.usage import Usage
 
 _CONFIG = "generationConfig"
 _SEARCHES = frozenset({"googleSearch", "googleSearchRetrieval", "enterpriseWebSearch"})
+_MAPS = "googleMaps"
+_CLIENTS_OWN = frozenset({"functionDeclarations", "computerUse"})
 # How often a model searches for one request is its own affair, and no field bounds it: up to the second generation
 # Google bills one use whatever it took, from the third on each query, of which up to seven have been seen in one
 # answer. The client's name for the model does not tell its generation for sure.
 _MOST_SEARCHES = 10
+# How often it may go on with any other of Google's tools, each time reading everything again.
+_MOST_STEPS = 10
 _MOST_ANSWERS = 8
 
 
@@ -38,21 +42,27 @@ class GeminiApi:
             raise InvalidRequest("contents: is required")
         if (text(fields, "serviceTier", "") or "standard").lower() not in {"standard", "unspecified"}:
             raise InvalidRequest("serviceTier: other tiers have other prices; expected standard, or leave it out")
+        tools = _tools(fields)
+        searches = any(not _SEARCHES.isdisjoint(tool) for tool in tools)
+        goes_on = any(not tool.keys() <= _CLIENTS_OWN for tool in tools)
         return Asked(
             body=body,
             model=path_model_name(path_model),
             max_tokens=integer(config, "maxOutputTokens", _CONFIG, least=1),
             answers=answers,
             is_stream=is_stream,
-            max_searches=_max_searches(fields),
+            max_searches=_MOST_SEARCHES if searches else 0,
+            max_steps=_MOST_STEPS if goes_on else 0,
         )
 
     def limited(self, asked: Asked, max_tokens: int) -> dict[str, Any]:
         # Google shows the usage in every stream.
-        key = next((name for name in asked.body if camel(name) == _CONFIG), _CONFIG)
-        config = asked.body.get(key) or {}
+        # One of the two names may stand beside the other with a null, and must not be left to bring another limit.
+        configs = [(name, value) for name, value in asked.body.items() if camel(name) == _CONFIG and value is not None]
+        key, config = configs[0] if configs else (_CONFIG, {})
         kept = {name: value for name, value in config.items() if camel(name) != "maxOutputTokens"}
-        return {**asked.body, key: {**kept, "maxOutputTokens": max_tokens}}
+        others = {name: value for name, value in asked.body.items() if camel(name) != _CONFIG}
+        return {**others, key: {**kept, "maxOutputTokens": max_tokens}}
 
     def translated(self, asked: Asked, max_tokens: int) -> ProviderRequest:
         return gemini_request.translated(asked, max_tokens)
@@ -78,6 +88,9 @@ def path_model_name(path_model: str | None) -> str:
     return name
 
 
-def _max_searches(fields: dict[str, Any]) -> int:
+def _tools(fields: dict[str, Any]) -> list[dict[str, Any]]:
     tools = [named(each, f"tools[{i}]") for i, each in enumerate(items(fields.get("tools", []), "tools"))]
-    return _MOST_SEARCHES if any(not _SEARCHES.isdisjoint(tool) for tool in tools) else 0
+    for i, tool in enumerate(tools):
+        if _MAPS in tool:
+            raise InvalidRequest(f"tools[{i}].{_MAPS}: is billed by use, which no answer tells")
+    return tools

@@ -1,9 +1,11 @@
 """Anthropic's Messages API, as a client speaks it."""
 
+import re
 from typing import Any
 
 import msgspec
 
+from tollhouse.completions.weight import is_clients_own
 from tollhouse.completions.wire.base import AnswerHead, Asked, StreamWriter
 from tollhouse.completions.wire.messages.answer import MessagesWriter, encode_answer
 from tollhouse.completions.wire.messages.request import a_flag, a_text, a_whole_number, an_object, translate
@@ -20,6 +22,12 @@ _SEARCH = "web_search_"
 _DEFAULT_SEARCHES = 10
 """How often a search tool may be used that names no limit; without one, a call would have no ceiling."""
 _MOST_SEARCHES = 1000
+# Anthropic goes on by itself with its own tools up to ten times, and then hands the turn back.
+_MOST_STEPS = 10
+_CODE = "code_execution_"
+# With one of these, code is run without charge; by itself it is billed by the hour of a container.
+_WITH_FREE_CODE = re.compile(r"web_(search|fetch)_(\d{8})")
+_FREE_CODE_SINCE = "20260209"
 
 # Anthropic's word for what a status means; its SDK picks the class of the error by the status, and shows the word.
 _ERROR_TYPES = {
@@ -58,13 +66,20 @@ class MessagesApi:
         metadata = an_object(body.get("metadata") or {}, "metadata")
         user = metadata.get("user_id")
         _refuse_unpriced(body)
+        tools = _tools(body)
+        max_searches = sum(_searches(tool, index) for index, tool in enumerate(tools))
+        if max_searches > _MOST_SEARCHES:
+            raise InvalidRequest(f"tools: expected search tools of at most {_MOST_SEARCHES} uses together")
+        compacts = _compacts(body)
         return Asked(
             body=body,
             model=model,
             max_tokens=a_whole_number(body.get("max_tokens"), "max_tokens", 0, _MAX_TOKENS),
+            answers=1 + compacts,
             is_stream=a_flag(body.get("stream"), "stream") or False,
             user=None if user is None else a_text(user, "metadata.user_id"),
-            max_searches=sum(_searches(tool, index) for index, tool in enumerate(_tools(body))),
+            max_searches=max_searches,
+            max_steps=max_searches + compacts + _other_steps(body, tools),
         )
 
     def limited(self, asked: Asked, max_tokens: int) -> dict[str, Any]:
@@ -101,11 +116,57 @@ def _refuse_unpriced(body: dict[str, Any]) -> None:
     """Refuse what Anthropic bills by other prices than the model's: no ceiling could be told, nor the cost."""
     if body.get("speed") not in (None, "standard"):
         raise InvalidRequest("speed: only standard is allowed, since any other has another price")
+    if body.get("inference_geo") not in (None, "global"):
+        raise InvalidRequest("inference_geo: only global is allowed, since any other has another price")
     if body.get("fallbacks"):
         raise InvalidRequest("fallbacks: not allowed, since another model has another price")
-    for index, tool in enumerate(_tools(body)):
+    tools = _tools(body)
+    has_free_code = any(map(_brings_free_code, tools))
+    for index, tool in enumerate(tools):
         if _is_of_kind(tool, "advisor_"):
             raise InvalidRequest(f"tools[{index}].type: not allowed, since another model has another price")
+        if _is_of_kind(tool, _CODE) and not has_free_code:
+            raise InvalidRequest(
+                f"tools[{index}].type: code is run and billed by the hour, in units that cannot be entered with an "
+                f"answer; it is free beside a tool web_search or web_fetch of {_FREE_CODE_SINCE} or later"
+            )
+    _refuse_late_tools(body["messages"])
+
+
+def _brings_free_code(tool: dict[str, Any]) -> bool:
+    kind = tool.get("type")
+    match = _WITH_FREE_CODE.fullmatch(kind) if isinstance(kind, str) else None
+    return match is not None and match[2] >= _FREE_CODE_SINCE
+
+
+def _refuse_late_tools(messages: list[Any]) -> None:
+    """Refuse tools of the provider that are defined in the midst of a conversation, past all that bounds them."""
+    for index, message in enumerate(messages):
+        content = message.get("content") if isinstance(message, dict) else None
+        for at, block in enumerate(content if isinstance(content, list) else ()):
+            if not isinstance(block, dict) or block.get("type") != "tool_addition":
+                continue
+            tool = block.get("tool")
+            definition = tool.get("definition") if isinstance(tool, dict) else None
+            if isinstance(definition, dict) and not is_clients_own(definition):
+                raise InvalidRequest(
+                    f"messages[{index}].content[{at}].tool.definition: a tool that the provider runs is expected in "
+                    "tools, where what it costs can be bounded"
+                )
+
+
+def _compacts(body: dict[str, Any]) -> int:
+    """Return 1 where Anthropic may sum up the conversation beside what it answers, at the cost of a call of its own."""
+    management = body.get("context_management")
+    edits = management.get("edits") if isinstance(management, dict) else None
+    given = [edit for edit in edits if isinstance(edit, dict)] if isinstance(edits, list) else []
+    return int(bool(body.get("compaction")) or any(_is_of_kind(edit, "compact") for edit in given))
+
+
+def _other_steps(body: dict[str, Any], tools: list[dict[str, Any]]) -> int:
+    """Return how often Anthropic may go on by itself with tools of its own other than search."""
+    runs_others = any(not is_clients_own(tool) and not _is_of_kind(tool, _SEARCH) for tool in tools)
+    return _MOST_STEPS if runs_others or body.get("mcp_servers") or body.get("container") else 0
 
 
 def _tools(body: dict[str, Any]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from tollhouse.completions.wire.base import AnswerHead, Asked
 from tollhouse.completions.wire.fields import flag, integer, json_object, model_name, text
 from tollhouse.completions.wire.openai_errors import error_body, error_object
 from tollhouse.completions.wire.responses.answer import encode, whole_response
-from tollhouse.completions.wire.responses.hosted import offers_search, reads_stored, refuse_uncounted
+from tollhouse.completions.wire.responses.hosted import goes_on, offers_search, reads_stored, refuse_uncounted
 from tollhouse.completions.wire.responses.request import provider_request
 from tollhouse.completions.wire.responses.stream import ResponsesStreamWriter
 from tollhouse.errors import InvalidRequest, TollhouseError
@@ -39,22 +39,25 @@ class ResponsesApi:
             raise InvalidRequest("service_tier: expected auto, default or flex; others have other prices")
         _check_input(body)
         refuse_uncounted(body)
-        tool_calls = integer(body, "max_tool_calls", 1, _MAX_TOOL_CALLS)
+        tool_calls = integer(body, "max_tool_calls", 1, _MAX_TOOL_CALLS) or _DEFAULT_TOOL_CALLS
+        # The conversation may be summed up beside what is answered.
+        compacts = int(bool(body.get("context_management")))
         return Asked(
             body=body,
             model=model,
             max_tokens=integer(body, "max_output_tokens", 1, _MAX_OUTPUT_TOKENS),
             is_stream=flag(body, "stream") or False,
             user=text(body, "safety_identifier") or text(body, "user"),
-            max_searches=(tool_calls or _DEFAULT_TOOL_CALLS) if offers_search(body) else 0,
+            max_searches=tool_calls if offers_search(body) else 0,
+            max_steps=(tool_calls if goes_on(body) else 0) + compacts,
             reads_stored=reads_stored(body),
         )
 
     def limited(self, asked: Asked, max_tokens: int) -> dict[str, Any]:
         body = {**asked.body, "max_output_tokens": max_tokens}
-        if asked.max_searches:
-            # What was reserved for searches has to bind the provider as well.
-            body["max_tool_calls"] = asked.max_searches
+        if goes_on(asked.body) and asked.body.get("max_tool_calls") is None:
+            # What was reserved for the provider's own tools has to bind it as well.
+            body["max_tool_calls"] = _DEFAULT_TOOL_CALLS
         return body
 
     def translated(self, asked: Asked, max_tokens: int) -> ProviderRequest:

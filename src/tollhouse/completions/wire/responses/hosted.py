@@ -7,7 +7,13 @@ from tollhouse.errors import InvalidRequest
 
 _SEARCH = "web_search"
 # Billed by the use, by the session or in tokens of another model, beside the usage that an answer reports.
-_UNCOUNTED = frozenset({"code_interpreter", "file_search", "image_generation"})
+_UNCOUNTED = frozenset(
+    {
+        *("code_interpreter", "file_search", "image_generation"),
+        # xAI's, whose servers speak this API too.
+        *("x_search", "code_execution", "collections_search"),
+    }
+)
 # What these bring is input, which is read in a further step of the same response.
 _BRINGS_INPUT = frozenset({"mcp", "programmatic_tool_calling"})
 _STORED = ("previous_response_id", "conversation", "prompt")
@@ -31,6 +37,11 @@ def offers_search(body: dict[str, Any]) -> bool:
     if body.get("prompt") is not None:
         return True
     return any(str(tool.get("type")).startswith(_SEARCH) for _, tool in _tools(body))
+
+
+def goes_on(body: dict[str, Any]) -> bool:
+    """Tell whether the provider may take several steps by itself, reading everything again at each."""
+    return offers_search(body) or any(str(tool.get("type")) in _BRINGS_INPUT for _, tool in _tools(body))
 
 
 def reads_stored(body: dict[str, Any]) -> bool:

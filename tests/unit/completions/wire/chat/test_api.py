@@ -112,6 +112,14 @@ def test_what_every_call_needs_is_read():
         ({"stream_options": {"include_usage": 1}}, "stream_options.include_usage: expected"),
         ({"user": 7}, "user: expected"),
         ({"service_tier": "priority"}, "service_tier: expected"),
+        ({"models": ["dear/one"]}, "models: not allowed, since another model"),
+        ({"plugins": [{"id": "web"}]}, "plugins: not allowed"),
+        ({"search_parameters": {"mode": "on"}}, "search_parameters: not allowed"),
+        ({"enable_search": True}, "enable_search: not allowed"),
+        ({"best_of": 20}, "best_of: not allowed"),
+        ({"n_predict": -1}, "n_predict: not allowed"),
+        ({"tools": [{"type": "function"}, {"type": "web_search"}]}, r"tools\[1\].type: 'web_search' is run and billed"),
+        ({"tools": [{"type": "code_interpreter"}]}, r"tools\[0\].type: "),
     ],
 )
 def test_what_is_malformed_is_refused_by_name(fields, begins):
@@ -123,6 +131,12 @@ def test_what_is_malformed_is_refused_by_name(fields, begins):
 def test_what_is_no_object_is_refused(raw):
     with pytest.raises(InvalidRequest):
         API.read(raw)
+
+
+def test_data_that_the_provider_looks_up_is_read_in_several_steps():
+    asked = read(data_sources=[{"type": "azure_search"}])
+    assert (asked.reads_stored, asked.max_steps) == (True, 2)
+    assert (read().reads_stored, read().max_steps) == (False, 0)
 
 
 def test_a_limit_keeps_the_name_the_client_used():

@@ -65,6 +65,26 @@ def test_what_every_call_needs_is_read():
 
 
 @pytest.mark.parametrize(
+    ("tools", "searches", "steps"),
+    [
+        ([{"codeExecution": {}}], 0, 10),
+        ([{"url_context": {}}], 0, 10),
+        ([{"googleSearch": {}}, {"urlContext": {}}], 10, 10),
+        ([{"functionDeclarations": [{"name": "f"}]}, {"computerUse": {}}], 0, 0),
+    ],
+)
+def test_googles_own_tools_read_everything_again(tools, searches, steps):
+    asked = read({"contents": HELLO, "tools": tools})
+    assert (asked.max_searches, asked.max_steps) == (searches, steps)
+
+
+@pytest.mark.parametrize("name", ["googleMaps", "google_maps"])
+def test_a_tool_that_is_billed_by_use_and_counted_nowhere_is_refused(name):
+    with pytest.raises(InvalidRequest, match=r"^tools\[0\].googleMaps: "):
+        read({"contents": HELLO, "tools": [{name: {}}]})
+
+
+@pytest.mark.parametrize(
     ("body", "limited"),
     [
         ({}, {"generationConfig": {"maxOutputTokens": 9}}),
@@ -73,6 +93,10 @@ def test_what_every_call_needs_is_read():
             {"generation_config": {"top_k": 1, "maxOutputTokens": 9}},
         ),
         ({"generationConfig": None}, {"generationConfig": {"maxOutputTokens": 9}}),
+        (
+            {"generationConfig": None, "generation_config": {"maxOutputTokens": 99, "candidateCount": 2}},
+            {"generation_config": {"candidateCount": 2, "maxOutputTokens": 9}},
+        ),
     ],
 )
 def test_the_limit_replaces_the_one_that_was_there(body, limited):

@@ -14,6 +14,10 @@ ASK: dict[str, Any] = {"model": "claude", "max_tokens": 100, "messages": [{"role
 SEARCH = {"type": "web_search_20250305", "name": "web_search"}
 
 
+def added(definition: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_addition", "tool": {"type": "tool_definition", "definition": definition}}
+
+
 def read(**fields: Any):
     return API.read(json.dumps({**ASK, **fields}).encode())
 
@@ -73,6 +77,21 @@ def test_what_is_no_json_object_is_refused(raw):
         ({"speed": "fast"}, "speed"),
         ({"speed": []}, "speed"),
         ({"fallbacks": [{"model": "x"}]}, "fallbacks"),
+        ({"inference_geo": "us"}, "inference_geo"),
+        ({"tools": [{"type": "code_execution_20250825", "name": "code_execution"}]}, "tools[0].type"),
+        (
+            {"tools": [{"type": "code_execution_20250825", "name": "code_execution"}, {"type": "web_search_20250305"}]},
+            "tools[0].type",
+        ),
+        ({"tools": [{**SEARCH, "max_uses": 1000}, SEARCH]}, "tools"),
+        (
+            {"messages": [{"role": "user", "content": [added(SEARCH)]}]},
+            "messages[0].content[0].tool.definition",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ["", added({"type": "advisor_20260301", "name": "advisor"})]}]},
+            "messages[0].content[1].tool.definition",
+        ),
         ({"tools": [{"type": "advisor_20260301", "name": "advisor", "model": "x"}]}, "tools[0].type"),
     ],
 )
@@ -80,6 +99,31 @@ def test_what_is_malformed_or_has_no_price_is_refused_by_field(fields, field):
     with pytest.raises(InvalidRequest) as caught:
         read(**fields)
     assert caught.value.message.startswith(f"{field}: ")
+
+
+CODE = {"type": "code_execution_20260120", "name": "code_execution"}
+FETCH = {"type": "web_fetch_20260309", "name": "web_fetch"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "searches", "steps", "answers"),
+    [
+        ({"tools": [SEARCH]}, 10, 10, 1),
+        ({"tools": [{**SEARCH, "max_uses": 2}, FETCH]}, 2, 12, 1),
+        ({"tools": [FETCH, CODE]}, 0, 10, 1),
+        ({"mcp_servers": [{"url": "https://x.example"}], "tools": [{"type": "mcp_toolset"}]}, 0, 10, 1),
+        ({"container": "container_1"}, 0, 10, 1),
+        ({"context_management": {"edits": [{"type": "compact_20260112"}]}}, 0, 1, 2),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, 0, 0, 1),
+        ({"compaction": {"type": "summarize"}}, 0, 1, 2),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}, {"name": "f", "input_schema": {}}]}, 0, 0, 1),
+        ({"messages": [{"role": "user", "content": [added({"name": "f", "input_schema": {}})]}]}, 0, 0, 1),
+        ({"inference_geo": "global"}, 0, 0, 1),
+    ],
+)
+def test_what_goes_on_by_itself_is_counted(fields, searches, steps, answers):
+    asked = read(**fields)
+    assert (asked.max_searches, asked.max_steps, asked.answers) == (searches, steps, answers)
 
 
 def test_the_limits_bind_the_provider_too():

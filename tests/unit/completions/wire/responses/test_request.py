@@ -85,6 +85,22 @@ def test_searches_are_bounded_and_the_bound_binds_the_provider(tools, max_tool_c
     assert body["max_tool_calls"] == (searches or max_tool_calls)
 
 
+@pytest.mark.parametrize(
+    ("fields", "steps", "told"),
+    [
+        ({"tools": [{"type": "mcp", "server_label": "x", "server_url": "https://x.example"}]}, 10, 10),
+        ({"tools": [{"type": "mcp", "server_label": "x"}], "max_tool_calls": 4}, 4, 4),
+        ({"tools": [{"type": "web_search"}, {"type": "mcp", "server_label": "x"}], "max_tool_calls": 4}, 4, 4),
+        ({"context_management": [{"type": "compaction", "compact_threshold": 1000}]}, 1, None),
+        ({"tools": [FUNCTION]}, 0, None),
+    ],
+)
+def test_steps_that_read_everything_again_are_bounded_for_the_provider_too(fields, steps, told):
+    asked = read(**fields)
+    assert asked.max_steps == steps
+    assert API.limited(asked, 50).get("max_tool_calls") == told
+
+
 def test_a_tool_that_an_item_adds_counts_as_offered():
     item = {"type": "additional_tools", "role": "developer", "tools": [{"type": "web_search"}]}
     assert read(input=[item, {"role": "user", "content": "Hi"}]).max_searches == 10
@@ -143,6 +159,7 @@ def test_a_stored_prompt_may_bring_a_search_tool_along():
         ({"tools": [{"type": "code_interpreter", "container": {"type": "auto"}}]}, "tools[0].type: code_interpreter"),
         ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools[0].type: file_search"),
         ({"tools": [{"type": "shell", "environment": {"type": "container_auto"}}]}, "tools[0].type: shell"),
+        ({"tools": [{"type": "x_search"}]}, "tools[0].type: x_search"),
         (
             {"input": [{"type": "additional_tools", "tools": [{"type": "file_search"}]}]},
             "input[0].tools[0].type: file_search",
