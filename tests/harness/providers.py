@@ -69,10 +69,12 @@ class PlainAdapter:
 
 
 class PlainReader:
-    """Reads events that are neutral ones in JSON: a text, ``usage`` or ``finish``."""
+    """Reads events that are neutral ones in JSON: a text, ``usage``, ``finish``, or ``thinks`` unseen."""
 
     def __init__(self) -> None:
         self.usage: Usage | None = None
+        self.is_behind = False
+        self.thinks_unseen = False
         self.provider_request_id: str | None = None
         self._has_begun = False
 
@@ -80,6 +82,9 @@ class PlainReader:
         said = msgspec.json.decode(event.data)
         if "error" in said:
             raise Overloaded(said["error"], status=529)
+        self.thinks_unseen = self.thinks_unseen or "thinks" in said
+        if "text" in said or "usage" in said:
+            self.is_behind = "usage" not in said
         if "usage" in said:
             self.usage = msgspec.convert(said["usage"], Usage)
         if "finish" in said:

@@ -13,10 +13,10 @@ import msgspec
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.call import Call
 from tollhouse.completions.dispatch import Failed, failure_of
-from tollhouse.completions.estimate import estimated_usage, utf8_bytes
+from tollhouse.completions.estimate import utf8_bytes
 from tollhouse.completions.models import PricedCandidate
 from tollhouse.completions.question import Prepared, Told
-from tollhouse.completions.settling import tell
+from tollhouse.completions.settling import estimated, tell
 from tollhouse.completions.wire.base import StreamWriter
 from tollhouse.errors import CallTimeout, TollhouseError, Unavailable
 from tollhouse.kit.clock import Clock
@@ -125,7 +125,10 @@ class Relay:
         self._timers: list[asyncio.TimerHandle] = []
 
     async def run(self, may_send: Callable[[], bool]) -> Relayed | Failed:
-        """Send the request, and pass its answer on. Never raises, but for cancellation."""
+        """Send the request, and pass its answer on. Never raises, but for cancellation.
+
+        Failed after it has begun is what it was given up for, or an answer whose cost nobody can guess.
+        """
         started_s = self._clock.monotonic_s()
         candidate, call = self._tried.candidate, self._call
         relayed: WireResponse | None = None
@@ -152,6 +155,9 @@ class Relay:
                     timer.cancel()
         latency_ms = round((self._clock.monotonic_s() - started_s) * 1000)
         try:
+            if broken is not None and self._reader.thinks_unseen:
+                # What can be seen of it would be billed for a fraction of what it cost.
+                return Failed(self._told_error(broken), "unknown")
             return self._concluded(broken, latency_ms)
         except Exception as error:  # noqa: BLE001 - a defect in a format must not leave a reservation behind
             return failure_of(candidate, error, call.deadline_s)
@@ -194,6 +200,9 @@ class Relay:
                 self._read_on(incoming, len(data))
             elif has_sent:
                 await self._sink.drain()
+        if parser.rest():
+            # Some servers leave out the empty line after the last event, which may be the one with the usage.
+            self._take_all(parser, b"\n\n")
 
     def _take_all(self, parser: EventParser, data: bytes) -> bool:
         """Take what has come, and send what may be sent of it now; return whether that was anything."""
@@ -292,9 +301,9 @@ class Relay:
         call, question = self._call, self._call.question
         usage = self._reader.usage
         finish: FinishReason = "other" if self._finish is None else self._finish.finish_reason
-        is_estimated = broken is not None or usage is None
-        if broken is not None:
-            usage = _received(usage, estimated_usage(question.prompt_bytes, self._answer_bytes, question.max_tokens))
+        is_estimated = broken is not None or usage is None or self._reader.is_behind
+        if is_estimated:
+            usage = _received(usage, estimated(call, self._answer_bytes))
         answer = ProviderAnswer(
             content="",
             finish_reason=finish,
@@ -330,11 +339,11 @@ class Relay:
 
 
 def _received(reported: Usage | None, estimated: Usage) -> Usage:
-    """Return what an answer that was broken off has probably used.
+    """Return what an answer has probably used whose end the provider has not counted.
 
-    What the provider reported before is its own count of the input; its count of output began at nothing.
+    What it reported before is its own count of the input; its count of output began at nothing.
     """
     if reported is None:
         return estimated
-    written = max(reported.output_tokens, estimated.output_tokens)
+    written = max(reported.output_tokens, estimated.output_tokens - reported.reasoning_tokens)
     return msgspec.structs.replace(reported, output_tokens=written)

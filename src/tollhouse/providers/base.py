@@ -46,11 +46,15 @@ class StreamReader(Protocol):
     """Reads one streamed answer, event by event, and does no I/O.
 
     Attributes:
-        usage: what has been reported so far, in classes; None as long as nothing was. It is whole when the stream is.
+        usage: what has been reported so far, in classes; None as long as nothing was.
+        is_behind: the model has made more since, as far as can be told; that of a whole stream seldom is.
+        thinks_unseen: the model may have thought, and is billed for more than the stream shows of it.
         provider_request_id: the provider's id of the call, once it is known.
     """
 
     usage: Usage | None
+    is_behind: bool
+    thinks_unseen: bool
     provider_request_id: str | None
 
     def read(self, event: ServerSentEvent) -> Sequence[StreamEvent]:

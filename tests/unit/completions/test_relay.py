@@ -166,6 +166,53 @@ def test_what_a_provider_reported_before_it_was_cut_counts(tmp_path):
     run(tmp_path, scenario, Streaming(reported, event(text="abcdefghi"), OutcomeUnknown("reset")))
 
 
+def test_a_usage_that_the_answer_has_outgrown_is_no_more_than_its_beginning(tmp_path):
+    early = event(usage={"input_tokens": 100, "reasoning_tokens": 2, "output_tokens": 1})
+
+    async def scenario(desk, sink):
+        await desk.stream(sink)
+        assert events(sink)[-1][0] == "done"
+        found = await row(desk)
+        assert (found.status, found.usage_source) == ("settled", "estimated")
+        assert (found.input_tokens, found.reasoning_tokens, found.output_tokens) == (100, 2, 8)
+        await nothing_is_left(desk)
+
+    run(tmp_path, scenario, Streaming(early, event(text="x" * 30), event(finish="stop")))
+
+
+@pytest.mark.parametrize("end", [OutcomeUnknown("reset"), TimedOut("it paused"), event(error="overloaded"), None])
+def test_a_cut_stream_of_a_model_that_thinks_unseen_is_held_at_its_ceiling(tmp_path, end):
+    pieces = [event(text="a", thinks=True), *([end] if end else [])]
+
+    async def scenario(desk, sink):
+        assert await desk.stream(sink) is None
+        assert [name for name, _ in events(sink)] == ["delta", "error"]
+        found = await row(desk)
+        assert (found.status, found.cost_nano_usd) == ("unknown", (await desk.books.budget())[2])
+        assert desk.called == ["small"]
+        await nothing_is_left(desk)
+
+    run(tmp_path, scenario, Streaming(*pieces), others=[Streaming(*FOUR)])
+
+
+def test_a_whole_stream_of_a_model_that_thinks_unseen_is_settled(tmp_path):
+    async def scenario(desk, sink):
+        await desk.stream(sink)
+        assert (await row(desk)).usage_source == "reported"
+
+    run(tmp_path, scenario, Streaming(event(thinks=True), *FOUR))
+
+
+def test_the_empty_line_after_the_last_event_may_be_left_out(tmp_path):
+    async def scenario(desk, sink):
+        await desk.stream(sink)
+        assert events(sink)[-1][0] == "done"
+        found = await row(desk)
+        assert (found.usage_source, found.cost_nano_usd) == ("reported", COST)
+
+    run(tmp_path, scenario, Streaming(*FOUR[:3], FOUR[3].rstrip(b"\n")))
+
+
 def test_a_stream_that_ends_without_usage_is_estimated(tmp_path):
     async def scenario(desk, sink):
         await desk.stream(sink)

@@ -89,10 +89,15 @@ class MessagesReader:
     """
 
     usage: Usage | None
+    is_behind: bool
+    thinks_unseen: bool
     provider_request_id: str | None
 
     def __init__(self, *, secret: str) -> None:
         self.usage = None
+        # What a stream begins with tells of the input alone.
+        self.is_behind = True
+        self.thinks_unseen = False
         self.provider_request_id = None
         self._secret = secret
         self._reported: dict[str, msgspec.Raw] = {}
@@ -153,6 +158,8 @@ class MessagesReader:
                 if part.text:
                     events.append(PartGrew(number, part.text))
             case Thinking():
+                # It is billed in full, and shown as a summary or not at all.
+                self.thinks_unseen = True
                 events.append(PartBegun(number, Thinking("", redacted=part.redacted)))
                 if part.text or part.signature:
                     events.append(PartGrew(number, part.text, part.signature or None))
@@ -183,7 +190,8 @@ class MessagesReader:
 
     def _finished(self, read: _Event) -> Sequence[StreamEvent]:
         self._has_begun = True
-        self._report(read.usage)
+        if self._report(read.usage):
+            self.is_behind = False
         delta = read.delta
         if self._has_finished or delta is None or not isinstance(delta.stop_reason, str):
             return ()
@@ -192,18 +200,23 @@ class MessagesReader:
         stop_sequence = delta.stop_sequence if isinstance(delta.stop_sequence, str) else None
         return (*ended, Finished(FINISH.get(delta.stop_reason, "other"), stop_sequence))
 
-    def _report(self, usage: msgspec.Raw) -> None:
-        """Take a usage block; its counts are totals so far, and what it leaves out is as it was."""
+    def _report(self, usage: msgspec.Raw) -> bool:
+        """Take a usage block, and return whether it tells of the output.
+
+        Its counts are totals so far, and what it leaves out is as it was.
+        """
         if not bytes(usage):
-            return
+            return False
         try:
             fields = _fields_decoder.decode(usage)
         except UNREADABLE:
             # What it said is unknown, and what was said before is out of date.
             self.usage = None
-            return
-        self._reported |= {name: value for name, value in fields.items() if bytes(value) != _NULL}
+            return False
+        told = {name: value for name, value in fields.items() if bytes(value) != _NULL}
+        self._reported |= told
         self.usage = usage_of(msgspec.Raw(_encoder.encode(self._reported)))
+        return "output_tokens" in told
 
     def _failure(self, event: ServerSentEvent, usage: msgspec.Raw) -> ProviderError:
         error = vendor_error(event.data)

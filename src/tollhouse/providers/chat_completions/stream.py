@@ -81,6 +81,7 @@ class ChatStreamReader:
         secret: the key the call was made with, which is taken out of any reason passed on.
         is_operators: recognises errors of the operator's account that come under the caller's statuses.
         counts_searches: the vendor bills its search tool by use.
+        hides_thinking: recognises models, by name, whose thinking is billed and not shown.
     """
 
     def __init__(
@@ -90,13 +91,17 @@ class ChatStreamReader:
         secret: str,
         is_operators: Callable[[VendorError], bool],
         counts_searches: bool = False,
+        hides_thinking: Callable[[str], bool] | None = None,
     ) -> None:
         self.usage: Usage | None = None
+        self.is_behind = False
+        self.thinks_unseen = False
         self.provider_request_id: str | None = None
         self._read_usage = read_usage
         self._secret = secret
         self._is_operators = is_operators
         self._counts_searches = counts_searches
+        self._hides_thinking = hides_thinking
         self._has_searched = False
         self._has_begun = False
         self._parts = 0
@@ -124,20 +129,28 @@ class ChatStreamReader:
             raise OutcomeUnknown("an event of the provider's stream cannot be read as a chat completion") from error
         if chunk.error or chunk.object == "error" or event.name == "error":
             raise self._failure(data, chunk)
-        self._has_begun = True
+        if not self._has_begun:
+            self._has_begun = True
+            self.thinks_unseen = self._is_of_thinker(chunk.model)
         if self.provider_request_id is None:
             self.provider_request_id = first_id(chunk.id)
         for choice in chunk.choices or ():
             self._read_choice(choice, chunk.model, events)
-        self._read_usage_of(chunk)
+        self._read_usage_of(chunk, grew=any(isinstance(each, PartGrew) for each in events))
         if self._choices and self._choices == self._ended:
             self._finish(events)
         return events
 
-    def _read_usage_of(self, chunk: _Chunk) -> None:
+    def _is_of_thinker(self, model: Any) -> bool:
+        return self._hides_thinking is not None and isinstance(model, str) and self._hides_thinking(model)
+
+    def _read_usage_of(self, chunk: _Chunk, *, grew: bool) -> None:
         """Take over what was used so far: servers that repeat it in every chunk count on, so the last one holds."""
-        if bytes(chunk.usage) not in {b"", _NULL}:
+        if bytes(chunk.usage) in {b"", _NULL}:
+            self.is_behind = self.is_behind or grew
+        else:
             self.usage = self._read_usage(chunk.usage)
+            self.is_behind = False
         if self.usage is not None and self._has_searched and not self.usage.web_searches:
             self.usage = msgspec.structs.replace(self.usage, web_searches=1)
 

@@ -62,6 +62,8 @@ class _NoStream:
     """Embeddings do not come in streams: what comes as one cannot be read."""
 
     usage: Usage | None = None
+    is_behind = False
+    thinks_unseen = False
     provider_request_id: str | None = None
 
     def read(self, event: ServerSentEvent) -> Sequence[StreamEvent]:  # noqa: ARG002

@@ -29,6 +29,9 @@ class GeminiStreamReader:
 
     def __init__(self, secret: str) -> None:
         self.usage: Usage | None = None
+        self.is_behind = False
+        # Google counts thoughts in every chunk, whether it shows them or not.
+        self.thinks_unseen = False
         self.provider_request_id: str | None = None
         self._secret = secret
         self._usage_block = msgspec.Raw(b"")
@@ -55,7 +58,7 @@ class GeminiStreamReader:
                 self._candidate(candidate, events)
         if not chunk.candidates and chunk.is_blocked and not self._is_finished:
             self._finish(Finished("content_filter"), events)
-        self._count(chunk)
+        self._count(chunk, grew=any(isinstance(each, PartGrew) for each in events))
         return events
 
     def _fail(self, chunk: Response, data: bytes) -> None:
@@ -70,10 +73,13 @@ class GeminiStreamReader:
             raise OutcomeUnknown("the provider sent an error in place of an answer, and no status with it")
         raise refused(WireResponse(code, {}, data), self._secret)
 
-    def _count(self, chunk: Response) -> None:
+    def _count(self, chunk: Response, *, grew: bool) -> None:
         """Take a chunk's counts, which are those of the answer so far: the last ones count."""
         self._model_version = chunk.model_version or self._model_version
-        if bytes(chunk.usage_metadata) not in {b"", b"null"}:
+        if bytes(chunk.usage_metadata) in {b"", b"null"}:
+            self.is_behind = self.is_behind or grew
+        else:
+            self.is_behind = False
             self._usage_block = chunk.usage_metadata
         self.usage = read_usage(self._usage_block, self._searches.count(self._model_version))
 

@@ -94,8 +94,13 @@ class OpenAIAdapter:
         return chat_answer(response, completion, usage)
 
     def stream_reader(self) -> ChatStreamReader:
+        is_openais = _is_openais(self._host)
         return ChatStreamReader(
-            read_usage, secret=self._api_key, is_operators=is_operators, counts_searches=_is_openais(self._host)
+            read_usage,
+            secret=self._api_key,
+            is_operators=is_operators,
+            counts_searches=is_openais,
+            hides_thinking=_thinks if is_openais else None,
         )
 
 
@@ -109,6 +114,10 @@ def _wants_max_completion_tokens(host: str, model: str) -> bool:
     with a model that must be OpenAI's own behind some gateway. OpenAI refuses requests with both.
     """
     return _is_openais(host) or _REASONING_MODEL.match(model) is not None
+
+
+def _thinks(model: str) -> bool:
+    return _REASONING_MODEL.match(model) is not None
 
 
 def _is_openais(host: str) -> bool:

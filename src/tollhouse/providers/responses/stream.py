@@ -75,6 +75,9 @@ class ResponsesStreamReader:
 
     def __init__(self, secret: str) -> None:
         self.usage: Usage | None = None
+        # Usage comes with the end, and with nothing else.
+        self.is_behind = False
+        self.thinks_unseen = False
         self.provider_request_id: str | None = None
         self._secret = secret
         self._has_output = False
@@ -116,6 +119,7 @@ class ResponsesStreamReader:
             self._think(place, said, events)
         elif kind == "response.output_item.added" and isinstance(said.item, dict):
             self._has_output = True
+            self.thinks_unseen = self.thinks_unseen or said.item.get("type") == "reasoning"
             self._begin_call(place, said.item, events)
         elif kind == "response.output_item.done" and isinstance(said.item, dict):
             self._has_output = True
@@ -156,6 +160,7 @@ class ResponsesStreamReader:
         if place in self._done:
             return
         self._done.add(place)
+        self.thinks_unseen = self.thinks_unseen or item.get("type") == "reasoning"
         self._searches += is_search(item)
         self._has_calls = self._has_calls or is_client_call(item)
         kind = item.get("type")

@@ -187,6 +187,28 @@ def test_what_is_cached_on_the_way_lives_as_long_as_what_was_before(in_5m, in_1h
     assert (reader.usage.cache_write_tokens, reader.usage.cache_write_1h_tokens) == expected
 
 
+@pytest.mark.parametrize(
+    ("sent", "is_behind"),
+    [
+        ((START,), True),
+        ((START, finished(output_tokens=5)), False),
+        ((START, finished(output_tokens=5), finished()), False),
+        ((START, finished()), True),
+        ((START, finished(output_tokens=None)), True),
+        ((START, {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}), True),
+    ],
+)
+def test_what_a_stream_begins_with_is_not_its_output(sent, is_behind):
+    reader, _ = read(*sent)
+    assert reader.is_behind is is_behind
+
+
+def test_thinking_is_billed_for_more_than_is_shown():
+    assert not read(START, block(0, type="text", text="a"))[0].thinks_unseen
+    assert read(START, block(0, type="thinking", thinking="", signature=""))[0].thinks_unseen
+    assert read(START, block(0, type="redacted_thinking", data="x"))[0].thinks_unseen
+
+
 def test_an_explicit_zero_is_a_zero():
     reader, _ = read(START, finished(input_tokens=0, output_tokens=0))
     assert reader.usage == Usage()

@@ -155,6 +155,22 @@ def test_of_a_usage_in_every_chunk_the_last_holds():
     assert reader.usage == Usage(input_tokens=5, output_tokens=2)
 
 
+def test_text_after_the_last_usage_is_not_in_it():
+    early = chunk(content="A", usage={"prompt_tokens": 5, "completion_tokens": 1})
+    assert read(early, chunk(content="B"), DONE)[1].is_behind
+    assert not read(early, chunk("stop"), DONE)[1].is_behind
+    assert not read(early, chunk(content="B"), last(prompt_tokens=5, completion_tokens=2), DONE)[1].is_behind
+
+
+@pytest.mark.parametrize(
+    ("model", "adapter", "thinks_unseen"),
+    [("gpt-5-2025-08-07", OPENAI, True), ("o3", OPENAI, True), ("gpt-4o", OPENAI, False), ("gpt-5", LOCAL, False)],
+)
+def test_openais_reasoning_models_think_unseen(model, adapter, thinks_unseen):
+    named = encode_event(json.dumps({"model": model, "choices": [{"index": 0, "delta": {"content": "A"}}]}).encode())
+    assert read(named, adapter=adapter)[1].thinks_unseen is thinks_unseen
+
+
 def test_a_last_usage_that_cannot_be_read_does_not_leave_an_earlier_one_standing():
     events, reader = read(
         chunk(content="A", usage={"prompt_tokens": 5, "completion_tokens": 1}), chunk("stop", usage={"x": 1}), DONE

@@ -85,6 +85,13 @@ def test_usage_is_what_the_last_chunk_says_however_often_it_was_said_before():
     assert reader.usage == Usage(input_tokens=60, output_tokens=2)
 
 
+def test_text_after_the_last_usage_is_not_in_it():
+    early = chunk({"text": "a"}, usage=counted(100, 1))
+    assert not read(early, chunk(finish="STOP"))[1].is_behind
+    assert read(early, chunk({"text": "b"}, finish="STOP"))[1].is_behind
+    assert not read(early, chunk({"text": "b"}), chunk(finish="STOP", usage=counted(100, 2)))[1].is_behind
+
+
 def test_no_usage_is_none_and_not_zero():
     assert read(chunk({"text": "a"}, finish="STOP"))[1].usage is None
 

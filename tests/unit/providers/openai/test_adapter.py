@@ -235,6 +235,13 @@ def test_tool_calls_thinking_and_text_are_parts():
     assert (decoded.content, decoded.finish_reason) == ("Hi", "tool_calls")
 
 
+def test_models_that_search_on_every_call_are_known():
+    assert ADAPTER.own_searches("gpt-4o-search-preview") == ADAPTER.own_searches("gpt-5-search-api-2025-10-14") == 1
+    assert ADAPTER.own_searches("gpt-5") == 0
+    local = OpenAIAdapter(base_url="http://127.0.0.1:8000/v1", api_key="")
+    assert local.own_searches("gpt-4o-search-preview") == 0
+
+
 def test_searches_are_counted_where_openai_bills_them():
     cited = completion(annotations=[{"type": "url_citation", "url_citation": {"url": "https://x.example"}}])
     assert ADAPTER.decode(cited).usage == Usage(input_tokens=10, output_tokens=5, web_searches=1)

@@ -300,6 +300,13 @@ def test_a_failure_after_something_was_made_or_used_may_be_billed():
             read(*began(), over(kind="failed", error=said, **changes))
 
 
+@pytest.mark.parametrize(("item", "thinks_unseen"), [(reasoning(), True), (message("Hi"), False)])
+def test_a_stream_with_reasoning_is_billed_for_more_than_it_shows(item, thinks_unseen):
+    for kind in ("added", "done"):
+        _, reader = read({"type": f"response.output_item.{kind}", "output_index": 0, "item": item})
+        assert reader.thinks_unseen is thinks_unseen
+
+
 def test_what_a_failed_stream_says_it_used_is_known():
     reader = DIALECT.stream_reader()
     with pytest.raises(OutcomeUnknown):
