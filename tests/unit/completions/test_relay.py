@@ -11,6 +11,7 @@ from harness.providers import Collected, Desk, Provider, Streaming, answer, even
 from tollhouse.completions.native import NativeQuestion
 from tollhouse.completions.relay import StreamBounds
 from tollhouse.errors import CallTimeout, InternalError, Unavailable
+from tollhouse.ledger.model import Settlement
 from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, TimedOut
 from tollhouse.providers.sse import EventParser
 
@@ -403,6 +404,39 @@ def test_garbage_in_a_stream_leaves_nothing_behind(tmp_path, garbage):
         await nothing_is_left(desk)
 
     run(tmp_path, scenario, Streaming(FOUR[0], garbage))
+
+
+@pytest.mark.parametrize("pieces", [FOUR, FOUR[2:]], ids=["begun", "all_held_back"])
+def test_a_stream_that_cannot_be_settled_has_no_end_and_its_row_is_written_later(tmp_path, pieces):
+    async def scenario(desk, sink):
+        submit, database = desk.books.database.submit, desk.books.ledger._database
+
+        async def failing(operation):
+            if isinstance(operation, Settlement):
+                raise Unavailable("the ledger cannot be written")
+            return await submit(operation)
+
+        database.submit = failing
+        if pieces is FOUR:
+            await desk.stream(sink, key="order-9")
+            assert [name for name, _ in events(sink)] == ["delta", "delta", "error"]
+        else:
+            with pytest.raises(Unavailable):
+                await desk.stream(sink, key="order-9")
+            assert sink.data == b""
+        assert await desk.books.rows() == []
+        assert (await desk.books.budget())[2] > 0
+        del database.submit
+        await desk.books.ledger.flush()
+        assert (await row(desk)).cost_nano_usd == COST
+        assert (await desk.books.budget())[2] == 0
+        again = Collected()
+        again.write((await desk.stream(Collected(), key="order-9")).body)
+        assert events(again)[-1][0] == "done"
+        assert desk.called == ["small"]
+        await nothing_is_left(desk)
+
+    run(tmp_path, scenario, Streaming(*pieces))
 
 
 def test_a_defect_in_writing_the_end_is_told_and_held(tmp_path, monkeypatch):
