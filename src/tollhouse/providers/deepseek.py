@@ -10,6 +10,7 @@ import msgspec
 from tollhouse.errors import InvalidRequest
 from tollhouse.providers.base import ApiName, Dialect, WireRequest, WireResponse
 from tollhouse.providers.chat_completions.answer import chat_answer, read_completion
+from tollhouse.providers.chat_completions.foreign import without_foreign
 from tollhouse.providers.chat_completions.relay import relayed, with_max_tokens
 from tollhouse.providers.chat_completions.request import (
     PATH,
@@ -70,7 +71,8 @@ class DeepSeekAdapter:
         return WireRequest(path=PATH, headers=self._headers, body=encoder.encode(body))
 
     def relay(self, body: Mapping[str, Any], *, model: str, stream: bool, headers: Mapping[str, str]) -> WireRequest:  # noqa: ARG002
-        return relayed(PATH, with_max_tokens(body), model=model, headers=headers, own=self._headers)
+        own = without_foreign(with_max_tokens(body), keeps_thinking=True)
+        return relayed(PATH, own, model=model, headers=headers, own=self._headers)
 
     def decode(self, response: WireResponse) -> ProviderAnswer:
         if response.status != 200:

@@ -98,7 +98,11 @@ def effort(reasoning: Reasoning) -> str:
 
 
 def chat_messages(
-    messages: Sequence[Message], *, takes_media: bool = True, returns_thinking: bool = False
+    messages: Sequence[Message],
+    *,
+    takes_media: bool = True,
+    returns_thinking: bool = False,
+    returns_signatures: bool = False,
 ) -> list[dict[str, Any]]:
     """Return a conversation in this format; raises InvalidRequest, by name, for what it cannot express.
 
@@ -106,6 +110,7 @@ def chat_messages(
         messages: the turns, as the neutral model has them.
         takes_media: the server takes more than text, and content in parts; otherwise every content is one text.
         returns_thinking: the server wants what it thought back, with the turns in which it called tools.
+        returns_signatures: the server is Google's, and wants the signatures of its calls back.
     """
     written: list[dict[str, Any]] = []
     # What tools brought besides text: it can only be shown in a turn of the user, once all the results are given.
@@ -117,7 +122,7 @@ def chat_messages(
             written.append({"role": "user", "content": held})
             held = []
         if message.role == "assistant":
-            written.append(_assistant(message, where, returns_thinking=returns_thinking))
+            written.append(_assistant(message, where, returns_thinking, returns_signatures))
             continue
         if not results:
             numbered = list(enumerate(message.parts))
@@ -168,7 +173,7 @@ def _media(part: Media, where: str, *, takes_media: bool) -> dict[str, Any]:
     return written
 
 
-def _assistant(message: Message, where: str, *, returns_thinking: bool) -> dict[str, Any]:
+def _assistant(message: Message, where: str, returns_thinking: bool, returns_signatures: bool) -> dict[str, Any]:
     if isinstance(message.content, str):
         return {"role": "assistant", "content": message.content}
     texts: list[str] = []
@@ -178,8 +183,7 @@ def _assistant(message: Message, where: str, *, returns_thinking: bool) -> dict[
         if isinstance(part, Text):
             texts.append(part.text)
         elif isinstance(part, ToolCall):
-            function = {"name": part.name, "arguments": part.arguments}
-            calls.append({"id": part.id, "type": "function", "function": function})
+            calls.append(_call(part, returns_signatures=returns_signatures))
         elif isinstance(part, Thinking):
             # A signature is another vendor's: its thinking is of no use here.
             thoughts.extend([part.text] if part.signature is None and part.redacted is None else [])
@@ -191,6 +195,14 @@ def _assistant(message: Message, where: str, *, returns_thinking: bool) -> dict[
         if returns_thinking:
             written["reasoning_content"] = "".join(thoughts)
     return written
+
+
+def _call(part: ToolCall, *, returns_signatures: bool) -> dict[str, Any]:
+    function = {"name": part.name, "arguments": part.arguments}
+    call: dict[str, Any] = {"id": part.id, "type": "function", "function": function}
+    if returns_signatures and part.signature is not None:
+        call["extra_content"] = {"google": {"thought_signature": part.signature}}
+    return call
 
 
 def _result(result: ToolResult, where: str, held: list[dict[str, Any]], *, takes_media: bool) -> dict[str, Any]:
@@ -206,7 +218,11 @@ def _result(result: ToolResult, where: str, held: list[dict[str, Any]], *, takes
         held.append({"type": "text", "text": f"Result of the tool call {result.call_id}:"})
         held.extend(media)
         texts = texts or ["The result is in the message of the user that follows."]
-    return {"role": "tool", "tool_call_id": result.call_id, "content": "\n\n".join(texts)}
+    said = "\n\n".join(texts)
+    if result.is_error and not said.lower().startswith("error"):
+        # The format has no field for it, and the model has to know.
+        said = f"Error: {said}"
+    return {"role": "tool", "tool_call_id": result.call_id, "content": said}
 
 
 def _name(part: Part) -> str:

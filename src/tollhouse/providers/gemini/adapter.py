@@ -9,6 +9,7 @@ from tollhouse.providers.base import ApiName, Dialect, StreamReader, WireRequest
 from tollhouse.providers.conversation import ProviderAnswer, ProviderRequest
 from tollhouse.providers.gemini.answer import read_answer
 from tollhouse.providers.gemini.embeddings import GeminiEmbeddings
+from tollhouse.providers.gemini.foreign import without_foreign
 from tollhouse.providers.gemini.paths import generate_path, passed_on
 from tollhouse.providers.gemini.refusals import refused
 from tollhouse.providers.gemini.request import encode_body
@@ -39,7 +40,8 @@ class GeminiAdapter:
 
     def relay(self, body: Mapping[str, Any], *, model: str, stream: bool, headers: Mapping[str, str]) -> WireRequest:
         # The model's name stands in the path; a body that repeats it would contradict it.
-        relayed = {name: value for name, value in body.items() if name != "model"}
+        relayed = without_foreign(body, model)
+        relayed.pop("model", None)
         path = generate_path(model, stream=stream)
         return WireRequest(path, (*self._headers, *passed_on(headers)), _encoder.encode(relayed))
 

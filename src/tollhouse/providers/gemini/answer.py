@@ -140,7 +140,8 @@ def finish_reason(word: str | None, *, calls: bool) -> FinishReason:
 def _parts(parts: list[AnswerPart], request_id: str | None) -> list[Text | ToolCall | Thinking]:
     """Translate an answer's parts; what Google's own tools and pictures put between them is left out.
 
-    A signature beside plain text is left out too: Google asks for it back, but only calls are refused without theirs.
+    So are signatures beside texts and thoughts: Google asks for them back, but refuses only calls without theirs, and
+    another vendor would refuse thoughts that it has not signed.
     """
     found: list[Text | ToolCall | Thinking] = []
     calls = 0
@@ -151,8 +152,8 @@ def _parts(parts: list[AnswerPart], request_id: str | None) -> list[Text | ToolC
         elif isinstance(part.text, str):
             if not part.thought:
                 found.append(Text(part.text))
-            elif part.text or part.signature:
-                found.append(Thinking(part.text, part.signature))
+            elif part.text:
+                found.append(Thinking(part.text))
     return found
 
 

@@ -17,12 +17,10 @@ from tollhouse.providers.conversation import (
     ToolChoice,
     ToolResult,
 )
+from tollhouse.providers.gemini.foreign import UNSIGNED
 from tollhouse.providers.gemini.generations import generation_of, thinking_config
 from tollhouse.providers.parsing import UNREADABLE
 
-# Google's documented stand-in for the signature of a call that no Gemini made, "skip_thought_signature_validator" in
-# base64: from its third generation on, a call without any is refused.
-_FOREIGN_SIGNATURE = "c2tpcF90aG91Z2h0X3NpZ25hdHVyZV92YWxpZGF0b3I="
 _JsonObject = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -181,7 +179,7 @@ def _parts(message: Message, where: str, generation: int) -> tuple[_Part, ...]:
             raise InvalidRequest(f"{where}[{j}].type: Google's system instruction takes text only")
         parts += _encoded(part, f"{where}[{j}]", generation)
         if isinstance(part, ToolCall) and needs_signature:
-            parts[-1].thought_signature = part.signature or _FOREIGN_SIGNATURE
+            parts[-1].thought_signature = part.signature or UNSIGNED
             needs_signature = False
     return tuple(parts)
 

@@ -87,13 +87,13 @@ class GeminiStreamReader:
         for part in candidate.parts:
             if part.function_call is not None:
                 self._call(part, events)
-            elif isinstance(part.text, str) and (part.text or (part.thought and part.signature)):
+            elif isinstance(part.text, str) and part.text:
                 kind = Thinking if part.thought else Text
                 if self._open is not kind:
                     self._close(events)
                     self._open = kind
                     events.append(PartBegun(self._parts, kind("")))
-                events.append(PartGrew(self._parts, part.text, part.signature if part.thought else None))
+                events.append(PartGrew(self._parts, part.text))
         if candidate.finish_reason:
             self._finish(Finished(finish_reason(candidate.finish_reason, calls=self._calls > 0)), events)
 

@@ -1,7 +1,7 @@
 """OpenAI, Azure OpenAI, and every OpenAI-compatible server: Ollama, vLLM, llama.cpp, LM Studio and others."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,11 +16,12 @@ from tollhouse.providers.chat_completions.answer import (
     is_search_model,
     read_completion,
 )
+from tollhouse.providers.chat_completions.foreign import without_foreign
 from tollhouse.providers.chat_completions.relay import relayed, with_max_tokens
 from tollhouse.providers.chat_completions.request import PATH, chat_body, chat_messages, effort, encoder, is_plain
 from tollhouse.providers.chat_completions.stream import ChatStreamReader
 from tollhouse.providers.chat_completions.usage import read_usage
-from tollhouse.providers.conversation import ProviderAnswer, ProviderRequest
+from tollhouse.providers.conversation import Message, ProviderAnswer, ProviderRequest
 from tollhouse.providers.openai.embeddings import EmbeddingsDialect
 from tollhouse.providers.openai.refusals import is_operators
 from tollhouse.providers.refusals import failure
@@ -29,6 +30,8 @@ from tollhouse.providers.strict_schema import is_strict
 
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com")
 _OPENAI = "api.openai.com"
+# Serves Gemini in this format as well, and wants back the signatures of its calls.
+_GOOGLE = ".googleapis.com"
 _REASONING_MODEL = re.compile(r"(.*/)?(o[1-9]|gpt-[5-9])(?![0-9a-z])")
 _NO_REASONING = re.compile(r"(ft:)?(gpt-3|gpt-4|chatgpt-)")
 
@@ -63,7 +66,9 @@ class OpenAIAdapter:
         return int(_is_openais(self._host) and is_search_model(model))
 
     def encode(self, request: ProviderRequest) -> WireRequest:
-        messages = request.messages if is_plain(request.messages) else chat_messages(request.messages)
+        messages: Sequence[Message | dict[str, Any]] = request.messages
+        if not is_plain(request.messages):
+            messages = chat_messages(request.messages, returns_signatures=self._host.endswith(_GOOGLE))
         body = chat_body(request, messages)
         if request.response_schema is not None:
             body.response_format = _response_format(request.response_schema, request.schema_name)
@@ -82,6 +87,10 @@ class OpenAIAdapter:
     def relay(self, body: Mapping[str, Any], *, model: str, stream: bool, headers: Mapping[str, str]) -> WireRequest:  # noqa: ARG002
         if not _wants_max_completion_tokens(self._host, model):
             body = with_max_tokens(body)
+        if _is_openais(self._host):
+            # Compatible servers may have made these fields themselves; OpenAI never does, and refuses what it does not
+            # know.
+            body = without_foreign(body)
         return relayed(PATH, body, model=model, headers=headers, own=self._headers)
 
     def decode(self, response: WireResponse) -> ProviderAnswer:

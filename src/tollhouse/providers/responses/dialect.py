@@ -14,6 +14,7 @@ from tollhouse.providers.base import OutcomeUnknown, WireRequest, WireResponse
 from tollhouse.providers.conversation import ProviderAnswer, Text
 from tollhouse.providers.parsing import UNREADABLE, first_id
 from tollhouse.providers.refusals import failure
+from tollhouse.providers.responses.foreign import without_foreign
 from tollhouse.providers.responses.reply import (
     Reply,
     failed,
@@ -53,7 +54,7 @@ class ResponsesDialect:
     def relay(self, body: Mapping[str, Any], *, model: str, stream: bool, headers: Mapping[str, str]) -> WireRequest:  # noqa: ARG002
         passed_on = tuple((name, headers[name]) for name in _PASSED_ON if name in headers)
         try:
-            encoded = _encode({**body, "model": model})
+            encoded = _encode({**without_foreign(body), "model": model})
         except (RecursionError, msgspec.MsgspecError):
             raise InvalidRequest("the body is nested too deeply") from None
         return WireRequest(path=PATH, headers=self._headers + passed_on, body=encoded)

@@ -72,7 +72,7 @@ def test_the_fullest_request_is_golden():
                 "content": "Look",
                 "tool_calls": [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}],
             },
-            {"role": "tool", "tool_call_id": "c1", "content": "A"},
+            {"role": "tool", "tool_call_id": "c1", "content": "Error: A"},
             {
                 "role": "user",
                 "content": [

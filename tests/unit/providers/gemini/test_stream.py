@@ -62,7 +62,6 @@ def test_thinking_text_and_calls_come_in_order():
     assert events == [
         PartBegun(0, Thinking("")),
         PartGrew(0, "hm"),
-        PartGrew(0, "", "c2ln"),
         PartEnded(0),
         PartBegun(1, Text("")),
         PartGrew(1, "Hel"),

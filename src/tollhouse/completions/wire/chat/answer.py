@@ -91,16 +91,16 @@ def _message(answer: ProviderAnswer) -> dict[str, Any]:
     if any(part.signature is not None or part.redacted is not None for part in thoughts):
         # Without its signature, a vendor does not take its thinking back. OpenAI's SDKs keep fields that they do not
         # know, and send them back with the message.
-        message["thinking_blocks"] = [_thinking_block(part) for part in thoughts]
+        message["thinking_blocks"] = [_thinking_block(part.text, part.signature, part.redacted) for part in thoughts]
     if calls:
         message["tool_calls"] = [_call(call) for call in calls]
     return message
 
 
-def _thinking_block(part: Thinking) -> dict[str, Any]:
-    if part.redacted is not None:
-        return {"type": "redacted_thinking", "data": part.redacted}
-    return {"type": "thinking", "thinking": part.text, "signature": part.signature}
+def _thinking_block(text: str, signature: str | None, redacted: str | None) -> dict[str, Any]:
+    if redacted is not None:
+        return {"type": "redacted_thinking", "data": redacted}
+    return {"type": "thinking", "thinking": text, "signature": signature}
 
 
 def _call(call: ToolCall) -> dict[str, Any]:
@@ -114,6 +114,14 @@ def _call(call: ToolCall) -> dict[str, Any]:
 
 def _extra_content(signature: str) -> dict[str, Any]:
     return {"google": {"thought_signature": signature}}
+
+
+class _Thought(msgspec.Struct):
+    """Thinking that goes on."""
+
+    redacted: str | None
+    pieces: list[str] = []
+    signature: str | None = None
 
 
 class ChatStreamWriter:
@@ -138,6 +146,8 @@ class ChatStreamWriter:
         self._finish_reason: FinishReason = "stop"
         self._kinds: dict[int, type[Text | Thinking | ToolCall]] = {}
         self._call_indices: dict[int, int] = {}
+        self._thoughts: dict[int, _Thought] = {}
+        self._blocks = 0
 
     def begin(self) -> bytes:
         return self._chunk({"role": "assistant", "content": "", "refusal": None})
@@ -149,7 +159,8 @@ class ChatStreamWriter:
             return self._begun(event)
         if isinstance(event, Finished):
             self._finish_reason = event.finish_reason
-        return b""
+            return b""
+        return self._ended(event.index)
 
     def end(self, usage: Usage) -> bytes:
         # Its words went out as content before anybody could know that they refuse.
@@ -166,6 +177,8 @@ class ChatStreamWriter:
         if isinstance(part, ToolCall):
             index = self._call_indices[event.index] = len(self._call_indices)
             return self._chunk({"tool_calls": [{"index": index, **_call(part)}]})
+        if isinstance(part, Thinking):
+            self._thoughts[event.index] = _Thought(part.redacted)
         return self._grown(PartGrew(event.index, part.text)) if part.text else b""
 
     def _grown(self, event: PartGrew) -> bytes:
@@ -177,9 +190,23 @@ class ChatStreamWriter:
             if event.signature is not None:
                 call["extra_content"] = _extra_content(event.signature)
             return self._chunk({"tool_calls": [call]})
+        if kind is Thinking:
+            thought = self._thoughts[event.index]
+            thought.pieces.append(event.text)
+            thought.signature = event.signature or thought.signature
         if not event.text:
             return b""
         return self._chunk({"content" if kind is Text else "reasoning_content": event.text})
+
+    def _ended(self, index: int) -> bytes:
+        """Return the whole block of thinking that was signed: only with its signature does its vendor take it back."""
+        thought = self._thoughts.pop(index, None)
+        if thought is None or (thought.signature is None and thought.redacted is None):
+            return b""
+        block = _thinking_block("".join(thought.pieces), thought.signature, thought.redacted)
+        # OpenAI's SDKs put the entries of a list together by their index.
+        number, self._blocks = self._blocks, self._blocks + 1
+        return self._chunk({"thinking_blocks": [{"index": number, **block}]})
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
         choice = b'{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}' % (_encode(delta), _encode(finish_reason))

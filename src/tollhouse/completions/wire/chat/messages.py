@@ -173,6 +173,7 @@ def _thoughts(message: dict[str, Any], where: str) -> list[Thinking]:
     thoughts = []
     for j, block in enumerate(objects(message, "thinking_blocks", where)):
         inside = f"{where}thinking_blocks[{j}]."
+        only_known(block, ("type", "index", "thinking", "signature", "data"), inside)
         if block.get("type") == "redacted_thinking":
             thoughts.append(Thinking("", redacted=required_text(block, "data", inside)))
         else:

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 
 from tollhouse.completions.wire.base import AnswerHead
-from tollhouse.completions.wire.gemini.signatures import written_redacted, written_signature
 from tollhouse.providers.conversation import (
     Finished,
     FinishReason,
@@ -18,6 +17,7 @@ from tollhouse.providers.conversation import (
     Thinking,
     ToolCall,
 )
+from tollhouse.providers.gemini.foreign import written_redacted, written_signature
 from tollhouse.providers.parsing import UNREADABLE
 from tollhouse.providers.sse import encode_event
 from tollhouse.providers.usage import Usage
@@ -153,10 +153,11 @@ def _call(call: ToolCall) -> dict[str, Any] | None:
         _arguments.decode(raw)
     except UNREADABLE:
         return None
-    part: dict[str, Any] = {"functionCall": {"id": call.id, "name": call.name, "args": msgspec.Raw(raw)}}
-    if call.signature is not None:
-        part["thoughtSignature"] = written_signature(call.signature)
-    return part
+    return {
+        "functionCall": {"id": call.id, "name": call.name, "args": msgspec.Raw(raw)},
+        # Also of a call that nobody has signed: Google's newer models take none back that says nothing of it.
+        "thoughtSignature": written_signature(call.signature or ""),
+    }
 
 
 def _usage(usage: Usage) -> dict[str, Any]:

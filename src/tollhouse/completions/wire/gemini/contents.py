@@ -7,9 +7,9 @@ from typing import Any, Literal
 import msgspec
 
 from tollhouse.completions.wire.gemini.fields import choice, items, known, required_text, text
-from tollhouse.completions.wire.gemini.signatures import own_signature, thinking
 from tollhouse.errors import InvalidRequest
 from tollhouse.providers.conversation import Media, Message, Part, Text, Thinking, ToolCall, ToolResult
+from tollhouse.providers.gemini.foreign import own_signature, thinking
 
 Detail = Literal["low", "high", "auto"] | None
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")

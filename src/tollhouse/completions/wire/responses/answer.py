@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 
 from tollhouse.completions.wire.base import AnswerHead, Asked
-from tollhouse.completions.wire.responses.sealing import sealed
 from tollhouse.providers.conversation import FinishReason, ProviderAnswer, Text, Thinking, ToolCall
+from tollhouse.providers.responses.foreign import sealed
 from tollhouse.providers.usage import Usage
 
 encode = msgspec.json.Encoder().encode

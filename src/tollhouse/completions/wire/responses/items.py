@@ -13,9 +13,9 @@ from tollhouse.completions.wire.responses.content import (
     USER_PARTS,
     content,
 )
-from tollhouse.completions.wire.responses.sealing import unsealed
 from tollhouse.errors import InvalidRequest
 from tollhouse.providers.conversation import Message, Part, Role, Text, Thinking, ToolCall, ToolResult
+from tollhouse.providers.responses.foreign import unsealed
 
 # What every item of an answer has, and brings back when it is sent on.
 _ECHOED = ("type", "id", "status")

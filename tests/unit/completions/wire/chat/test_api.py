@@ -408,6 +408,18 @@ def streamed(*events: StreamEvent, **options: Any) -> list[bytes]:
     return [event.data for event in EventParser(1 << 20).feed(raw)]
 
 
+def test_thinking_of_a_stream_comes_back_signed_as_that_of_a_whole_answer_does():
+    redacted = (PartBegun(4, Thinking("", redacted="hidden")), PartEnded(4))
+    again = (PartBegun(5, Thinking("")), PartGrew(5, "so"), PartGrew(5, "!"), PartGrew(5, "", "also"), PartEnded(5))
+    bare = (PartBegun(6, Thinking("")), PartGrew(6, "bare"), PartEnded(6))
+    state = ChatCompletionStreamState()
+    for data in streamed(*STREAM[:-1], *redacted, *again, *bare, STREAM[-1])[:-1]:
+        state.handle_chunk(ChatCompletionChunk.model_validate_json(data))
+    message = state.get_final_completion().choices[0].message.model_dump(exclude_unset=True, mode="json")
+    thoughts = [part for part in messages(message)[0].content if isinstance(part, Thinking)]
+    assert thoughts == [Thinking("hm", "signed"), Thinking("", redacted="hidden"), Thinking("so!", "also")]
+
+
 def test_the_official_sdk_puts_a_stream_together():
     *chunks, done = streamed(*STREAM, stream_options={"include_usage": True})
     assert done == b"[DONE]"

@@ -7,7 +7,6 @@ from tollhouse import errors
 from tollhouse.completions.wire.base import AnswerHead
 from tollhouse.completions.wire.gemini.api import GeminiApi
 from tollhouse.completions.wire.gemini.embeddings import GeminiEmbeddingsApi
-from tollhouse.completions.wire.gemini.signatures import own_signature, written_signature
 from tollhouse.errors import InternalError, InvalidRequest, TollhouseError
 from tollhouse.providers.base import WireResponse
 from tollhouse.providers.conversation import (
@@ -23,6 +22,7 @@ from tollhouse.providers.conversation import (
     ToolCall,
 )
 from tollhouse.providers.gemini.adapter import GeminiAdapter
+from tollhouse.providers.gemini.foreign import own_signature, written_signature
 from tollhouse.providers.sse import EventParser
 from tollhouse.providers.usage import Usage
 
@@ -109,7 +109,10 @@ def test_parts_are_written_in_order():
     thought, text, call, other, redacted = candidate["content"]["parts"]
     assert thought == {"thought": True, "text": "hm", "thoughtSignature": written_signature("sig/+é")}
     assert text == {"text": "So:"}
-    assert call == {"functionCall": {"id": "c1", "name": "f", "args": {"a": [1.0]}}}
+    assert call == {
+        "functionCall": {"id": "c1", "name": "f", "args": {"a": [1.0]}},
+        "thoughtSignature": written_signature(""),
+    }
     assert other == {"functionCall": {"id": "c2", "name": "g", "args": {}}, "thoughtSignature": written_signature("s2")}
     assert redacted.keys() == {"thought", "thoughtSignature"}
 
@@ -159,12 +162,12 @@ def test_what_was_streamed_is_read_back_whole():
 
 
 def test_googles_own_adapter_reads_what_is_written():
-    parts = (Thinking("hm"), Text("So:"), ToolCall("c1", "f", '{"a":[1.0]}'))
+    parts = (Thinking("hm"), Text("So:"), ToolCall("c1", "f", '{"a":[1.0]}', written_signature("")))
     usage = Usage(
         input_tokens=1, cached_input_tokens=20, output_tokens=5, reasoning_tokens=60, audio_input_tokens=7,
         image_output_tokens=10,
     )  # fmt: skip
-    body = API.answer(ProviderAnswer("So:", "tool_calls", None, parts=parts), usage, HEAD)
+    body = API.answer(ProviderAnswer("So:", "tool_calls", None, parts=(Thinking("hm"), *PARTS[1:3])), usage, HEAD)
     assert ADAPTER.decode(WireResponse(200, {}, body)) == ProviderAnswer(
         "So:", "tool_calls", usage, "req-1", parts=parts
     )
