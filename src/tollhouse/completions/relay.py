@@ -6,7 +6,7 @@ within bounds, so that what it cost is known.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import NoReturn, Protocol
+from typing import Protocol
 
 import msgspec
 
@@ -21,7 +21,14 @@ from tollhouse.completions.wire.base import StreamWriter
 from tollhouse.errors import CallTimeout, TollhouseError, Unavailable
 from tollhouse.kit.clock import Clock
 from tollhouse.providers.base import OutcomeUnknown, TimedOut, WireResponse
-from tollhouse.providers.conversation import Finished, FinishReason, PartGrew, ProviderAnswer, StreamEvent
+from tollhouse.providers.conversation import (
+    Finished,
+    FinishReason,
+    PartGrew,
+    ProviderAnswer,
+    StreamEvent,
+    events_of,
+)
 from tollhouse.providers.incoming import Incoming
 from tollhouse.providers.sse import EventParser, EventTooLong, ServerSentEvent
 from tollhouse.providers.usage import Usage
@@ -143,10 +150,13 @@ class Relay:
                 pause_s=candidate.timeout_s,
                 may_send=may_send,
             )
+            broken: Exception | None = None
             if isinstance(opened, WireResponse):
-                relayed = opened if self._prepared.is_relayed else None
-                self._refuse(opened)
-            broken = await self._pass_on(opened)
+                # An error under status 200 would pass for an answer.
+                relayed = opened if self._prepared.is_relayed and opened.status != 200 else None
+                self._take_whole(opened)
+            else:
+                broken = await self._pass_on(opened)
         except Exception as error:  # noqa: BLE001 - told apart there
             return failure_of(candidate, error, call.deadline_s, relayed)
         finally:
@@ -162,10 +172,21 @@ class Relay:
         except Exception as error:  # noqa: BLE001 - a defect in a format must not leave a reservation behind
             return failure_of(candidate, error, call.deadline_s)
 
-    def _refuse(self, response: WireResponse) -> NoReturn:
-        """Raise what an answer of another status than 200 means."""
-        self._prepared.dialect.decode(response)
-        raise OutcomeUnknown(f"the provider answered with status {response.status} where events were asked for")
+    def _take_whole(self, response: WireResponse) -> None:
+        """Take an answer that is no stream: raise what its error means, or pass it on as the events of one.
+
+        Those are written anew, also for a caller who speaks the provider's format.
+        """
+        answer = self._prepared.dialect.decode(response)
+        self._prepared = msgspec.structs.replace(self._prepared, is_relayed=False)
+        self._reader.usage, self._reader.provider_request_id = answer.usage, answer.provider_request_id
+        *events, finish = events_of(answer)
+        assert isinstance(finish, Finished), "it comes last"
+        self._finish = finish
+        self._answer_bytes = sum(utf8_bytes(each.text) for each in events if isinstance(each, PartGrew))
+        self.has_begun = True
+        if piece := self._translated([*events, finish]):
+            self._send(piece)
 
     async def _pass_on(self, incoming: Incoming) -> Exception | None:
         """Pass an answer on until its end; return what broke it off after it had begun, if anything did.
@@ -200,8 +221,8 @@ class Relay:
                 self._read_on(incoming, len(data))
             elif has_sent:
                 await self._sink.drain()
-        if parser.rest():
-            # Some servers leave out the empty line after the last event, which may be the one with the usage.
+        if parser.rest().strip():
+            # Some servers leave out the empty line after the last event of an answer that ends as it should.
             self._take_all(parser, b"\n\n")
 
     def _take_all(self, parser: EventParser, data: bytes) -> bool:

@@ -40,6 +40,10 @@ def _decoded(names: bytes, values: bytes) -> dict[str, str]:
     return headers
 
 
+def _is_json(headers: Mapping[str, str]) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
 class BadAnswer(Exception):
     """What arrived cannot be taken as an answer; the message ends a sentence that begins "the answer"."""
 
@@ -119,7 +123,9 @@ class Answer:
 
     Attributes:
         status: 0 until the head has arrived.
-        take: takes the body of a 200 piece by piece; to be set before anything arrives.
+        take: takes the body of a 200 piece by piece, but for one in JSON, which is no stream; to be set before anything
+            arrives.
+        is_passed_on: ``take`` gets the body.
         reusable: the answer is complete, the connection stays open, and nothing followed.
         keep_alive_s: seconds for which the server said it keeps an idle connection open, or None.
     """
@@ -137,6 +143,7 @@ class Answer:
         "_received_bytes",
         "_until_eof",
         "_values",
+        "is_passed_on",
         "keep_alive_s",
         "reusable",
         "status",
@@ -156,6 +163,7 @@ class Answer:
         """
         self.status = 0
         self.take: Callable[[bytes], None] | None = None
+        self.is_passed_on = False
         self.reusable = False
         self.keep_alive_s: int | None = None
         self._received_bytes = 0
@@ -253,7 +261,9 @@ class Answer:
             self.keep_alive_s = int(timeout[1])
         self._chunked = coding is not None
         self._until_eof = not (self._chunked or "content-length" in headers)
-        take = self.take if status == 200 else None
+        # Some servers answer a request for a stream whole, or with an error under status 200.
+        take = self.take if status == 200 and not _is_json(headers) else None
+        self.is_passed_on = take is not None
         self._body = Body(headers.get("content-encoding", "").lower(), self._max_answer_bytes, take)
         self._headers = headers
         self.status = status

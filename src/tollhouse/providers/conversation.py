@@ -5,6 +5,7 @@ two functions. A value that stands for itself in one format alone has no place h
 refuses it by name (``InvalidRequest``), and never drops it.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -220,3 +221,20 @@ class Finished(msgspec.Struct, frozen=True, gc=False):
 
 
 StreamEvent = PartBegun | PartGrew | PartEnded | Finished
+
+
+def events_of(answer: ProviderAnswer) -> Iterator[StreamEvent]:
+    """Return a whole answer as the events of a stream."""
+    for index, part in enumerate(answer.parts or ((Text(answer.content),) if answer.content else ())):
+        match part:
+            case Text():
+                yield PartBegun(index, Text(""))
+                yield PartGrew(index, part.text)
+            case ToolCall():
+                yield PartBegun(index, ToolCall(part.id, part.name, ""))
+                yield PartGrew(index, part.arguments, part.signature)
+            case Thinking():
+                yield PartBegun(index, Thinking("", redacted=part.redacted))
+                yield PartGrew(index, part.text, part.signature)
+        yield PartEnded(index)
+    yield Finished(answer.finish_reason, answer.stop_sequence)

@@ -90,8 +90,8 @@ class Connection(asyncio.Protocol):
             request: head and body.
             deadline_s: loop time by which the answer has to be complete, or begun if it is passed on as it comes.
             first_byte_timeout_s: seconds from now by which the answer's head has to be there, or None.
-            pause_s: for an answer that is to be passed on as it comes, if its status is 200: the longest that it may
-                pause, in seconds. The future's result is then its ``Incoming``, as soon as its head has arrived.
+            pause_s: for an answer that is to be passed on as it comes, if it is a stream with status 200: the longest
+                that it may pause, in seconds. The future's result is then its ``Incoming``, once its head has arrived.
             end_by_s: loop time by which such an answer has to be complete.
 
         Raises:
@@ -177,7 +177,7 @@ class Connection(asyncio.Protocol):
 
     def _go_on(self, incoming: Incoming, answer: Answer) -> None:
         """See to a streamed answer of which something has come."""
-        if answer.status != 200:
+        if not answer.is_passed_on:
             return
         self._deadline_s = self._end_by_s
         self._expect_more(is_held=incoming.is_held)
@@ -275,7 +275,7 @@ class Connection(asyncio.Protocol):
             if not self._answer.status:
                 self.close(TimedOut(f"{self._name} did not begin to answer in time"))
                 return
-            if self._incoming is not None and self._answer.status == 200:
+            if self._answer.is_passed_on:
                 self.close(
                     TimedOut(f"{self._name} sent nothing for {self._pause_s:g} seconds in the midst of its answer")
                 )

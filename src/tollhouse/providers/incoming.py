@@ -11,7 +11,7 @@ _MOST_WAITING_BYTES = 256 * 1024
 
 
 class Incoming:
-    """A streamed answer with status 200, as it arrives.
+    """A streamed answer of status 200, as it arrives.
 
     Whoever opened it has to close it, however it ends.
 

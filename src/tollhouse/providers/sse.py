@@ -9,6 +9,7 @@ import msgspec
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _LONGEST_END = 4
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class ServerSentEvent(msgspec.Struct, frozen=True, gc=False):
@@ -39,6 +40,7 @@ class EventParser:
     def __init__(self, max_event_bytes: int) -> None:
         self._max_event_bytes = max_event_bytes
         self._rest = b""
+        self._is_first = True
 
     def feed(self, data: bytes) -> Iterator[ServerSentEvent]:
         """Take the next bytes, and return the events that are whole with them.
@@ -52,7 +54,11 @@ class EventParser:
         rest += data
         start = 0
         while (end := _end(rest, position)) > 0:
-            yield _event(rest[start:end])
+            raw = rest[start:end]
+            if self._is_first:
+                self._is_first = False
+                raw = raw.removeprefix(_BYTE_ORDER_MARK)
+            yield _event(raw)
             start = position = end
         self._rest = rest[start:] if start else rest
         if len(self._rest) > self._max_event_bytes:

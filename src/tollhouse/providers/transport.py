@@ -132,14 +132,14 @@ class Upstream:
         pause_s: float,
         may_send: Callable[[], bool] | None = None,
     ) -> WireResponse | Incoming:
-        """Send a request once; return its answer as it comes if its status is 200, else whole.
+        """Send a request once; return its answer as it comes if it is a stream of status 200, else whole.
 
         What is returned to be read piece by piece has to be closed.
 
         Args:
             wire: as for ``post``, and so are ``first_byte_timeout_s`` and ``may_send``.
             begin_by_s: time of the running loop's clock by which the answer's head has to be there, or all of an
-                answer whose status is not 200.
+                answer that is no stream.
             deadline_s: time of the running loop's clock by which everything ends, reading included.
             pause_s: the longest that the answer may pause once it has begun, in seconds.
 

@@ -11,6 +11,7 @@ from harness.service import Service, eventually, limits, model, providers
 from harness.wire import Wire, head_of, request
 from tollhouse.providers.sse import EventParser
 from tollhouse.testing import Behaviour, FakeProvider
+from tollhouse.testing.behaviour import Exchange
 
 # Framing has nothing to do with where the books are.
 pytestmark = pytest.mark.engine("sqlite")
@@ -143,6 +144,45 @@ def test_a_stream_whose_caller_left_is_there_when_it_is_asked_for_again(service,
     assert len(fake.receipts()) == 1
     assert is_whole(again.body)
     assert said(again.body) == TEXT
+
+
+WHOLE = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "model": "gpt",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12},
+}
+
+
+def relayed(tenant):
+    """Return a streamed call in the provider's own format."""
+    raw = json.dumps({"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}).encode()
+    whose = (f"x-tenant-id: {tenant}", "x-feature-slug: f", f"content-length: {len(raw)}")
+    return head_of("POST", "/v1/chat/completions", *whose) + raw
+
+
+def test_an_answer_that_comes_whole_though_a_stream_was_asked_for_is_streamed(service, fake, tenant, wire):
+    fake.replay(Exchange(200, WHOLE, "application/json"))
+    assert said(wire.send(stream(tenant)).reply().body) == "Hello."
+    fake.replay(Exchange(200, WHOLE, "application/json"))
+    body = wire.send(relayed(tenant)).reply().body
+    assert body.endswith(b"data: [DONE]\n\n")
+    chunks = [json.loads(each.data) for each in EventParser(1 << 20).feed(body) if each.data != b"[DONE]"]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "Hello."
+    for row in service.rows(tenant_id=tenant):
+        assert (row["status"], row["usage_source"], row["input_tokens"]) == ("settled", "reported", 9)
+    assert len(service.rows(tenant_id=tenant)) == 2
+
+
+@pytest.mark.parametrize("call", [stream, relayed])
+def test_an_error_under_status_200_in_answer_to_a_stream_costs_nothing(service, fake, tenant, wire, call):
+    for _ in range(2):
+        fake.replay(Exchange(200, {"error": {"message": "nobody is there", "code": 502}}, "application/json"))
+    reply = wire.send(call(tenant)).reply()
+    assert (reply.status, reply.headers["content-type"]) == (503, "application/json")
+    assert service.rows(tenant_id=tenant) == []
+    assert not service.open_reservations()
 
 
 @pytest.mark.parametrize("after", [0, 1, 4], ids="after {} chunks".format)

@@ -12,7 +12,7 @@ from tollhouse.completions.native import NativeQuestion
 from tollhouse.completions.relay import StreamBounds
 from tollhouse.errors import CallTimeout, InternalError, Unavailable
 from tollhouse.ledger.model import Settlement
-from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, TimedOut
+from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, TimedOut, WireResponse
 from tollhouse.providers.sse import EventParser
 
 USAGE = {"input_tokens": 10, "output_tokens": 5}
@@ -386,13 +386,55 @@ def test_a_caller_who_left_gets_the_whole_answer_when_the_call_is_repeated(tmp_p
     run(tmp_path, scenario)
 
 
-def test_what_is_no_stream_where_one_was_asked_for_is_told_apart(tmp_path):
+def test_an_answer_that_comes_whole_is_passed_on_as_events(tmp_path):
     async def scenario(desk, sink):
-        with pytest.raises(Unavailable, match="status 200"):
-            await desk.stream(sink)
-        assert (await row(desk)).status == "unknown"
+        assert await desk.stream(sink, key="order-7") is None
+        assert [name for name, _ in events(sink)] == ["delta", "usage", "done"]
+        assert (said(sink), events(sink)[-1][1]["cost_usd"]) == ("four", COST / 1e9)
+        assert ((await row(desk)).status, (await row(desk)).usage_source) == ("settled", "reported")
+        again = await desk.stream(Collected(), key="order-7")
+        assert again is not None
+        assert again.body == sink.data
+        await nothing_is_left(desk)
 
     run(tmp_path, scenario, answer())
+
+
+def test_a_whole_answer_without_a_word_is_an_answer(tmp_path):
+    async def scenario(desk, sink):
+        await desk.stream(sink)
+        assert [name for name, _ in events(sink)] == ["usage", "done"]
+        assert (await row(desk)).status == "settled"
+
+    run(tmp_path, scenario, answer(content=""))
+
+
+def test_a_whole_answer_that_cannot_be_read_is_held(tmp_path):
+    async def scenario(desk, sink):
+        with pytest.raises(InternalError):
+            await desk.stream(sink)
+        assert (await row(desk)).status == "unknown"
+        await nothing_is_left(desk)
+
+    run(tmp_path, scenario, WireResponse(200, {}, b"{"))
+
+
+def test_the_empty_line_after_the_last_event_may_be_left_out(tmp_path):
+    async def scenario(desk, sink):
+        await desk.stream(sink)
+        assert [name for name, _ in events(sink)] == ["delta", "delta", "usage", "done"]
+        assert ((await row(desk)).status, (await row(desk)).usage_source) == ("settled", "reported")
+
+    run(tmp_path, scenario, Streaming(*FOUR[:2], event(finish="stop", usage=USAGE).rstrip()))
+
+
+def test_an_event_that_was_cut_at_a_sound_end_is_told(tmp_path):
+    async def scenario(desk, sink):
+        await desk.stream(sink)
+        assert [name for name, _ in events(sink)] == ["delta", "delta", "error"]
+        assert (await row(desk)).usage_source == "estimated"
+
+    run(tmp_path, scenario, Streaming(*FOUR[:2], event(finish="stop", usage=USAGE)[:-9]))
 
 
 @pytest.mark.parametrize("garbage", [b"data: {\n\n", b"data: []\n\n", b"\xff\xfe\n\n" * 3, b"data: 7\n\n"])

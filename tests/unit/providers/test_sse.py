@@ -32,6 +32,13 @@ def test_a_comment_is_an_event_without_data():
     assert (comment.raw, comment.data, comment.name) == (b": waiting\n\n", b"", "")
 
 
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_a_byte_order_mark_is_no_part_of_the_first_event(size):
+    whole = b"\xef\xbb\xbfdata: a\n\ndata: \xef\xbb\xbfb\n\n"
+    first, second = events(*[whole[start : start + size] for start in range(0, len(whole), size)])
+    assert (first.data, second.data) == (b"a", b"\xef\xbb\xbfb")
+
+
 def test_what_is_not_whole_waits():
     parser = EventParser(100)
     assert list(parser.feed(b"data: a\n")) == []

@@ -146,6 +146,29 @@ def test_an_answer_of_another_status_comes_whole_and_gives_its_connection_back(k
     served(script, test)
 
 
+@pytest.mark.parametrize("kind", [b"application/json", b"Application/JSON; charset=utf-8"])
+def test_an_answer_in_json_is_no_stream_and_comes_whole(kind, kit, served):
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % kind
+
+    async def script(peer):
+        await peer.request()
+        await peer.send(head, chunk(b'{"a"'), chunk(b":1}"), LAST_CHUNK)
+        await peer.request()
+        await peer.send(whole(b"a"))
+        await peer.client_gone()
+
+    async def test(it, server):
+        answer = await open_(it)
+        assert isinstance(answer, WireResponse)
+        assert (answer.status, answer.body) == (200, b'{"a":1}')
+        incoming = await open_(it)
+        assert await rest_of(incoming) == (b"a", None)
+        incoming.close()
+        assert server.accepted == 1
+
+    served(script, test)
+
+
 def test_an_answer_of_another_status_has_to_be_whole_by_the_time_to_begin(kit, served):
     async def script(peer):
         await peer.request()
