@@ -7,8 +7,8 @@ import msgspec
 from tollhouse.completions.models import Candidate
 from tollhouse.completions.question import Prepared, Told
 from tollhouse.completions.weight import Weight
-from tollhouse.completions.wire.base import AnswerHead, Api, Asked, StreamWriter
-from tollhouse.errors import TollhouseError
+from tollhouse.completions.wire.base import AnswerHead, Api, Asked, StreamWriter, in_its_words
+from tollhouse.errors import InvalidRequest, TollhouseError
 
 
 class ApiQuestion(msgspec.Struct, frozen=True, gc=False):
@@ -57,7 +57,10 @@ class ApiQuestion(msgspec.Struct, frozen=True, gc=False):
         if dialect is None:
             request = self.api.translated(self.asked, limit)
             request = msgspec.structs.replace(request, model=candidate.upstream_model, stream=self.is_stream)
-            return Prepared(candidate.adapter.encode(request), candidate.adapter)
+            try:
+                return Prepared(candidate.adapter.encode(request), candidate.adapter)
+            except InvalidRequest as refusal:
+                raise in_its_words(refusal, self.api.names) from None
         wire = dialect.relay(
             self.api.limited(self.asked, limit),
             model=candidate.upstream_model,

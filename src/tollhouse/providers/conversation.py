@@ -2,7 +2,7 @@
 
 Every format is translated into these types and out of them, so that any client format reaches any provider by way of
 two functions. A value that stands for itself in one format alone has no place here: a format that cannot say a thing
-refuses it by name (``InvalidRequest``), and never drops it.
+refuses it by its name here (``InvalidRequest``), and never drops it.
 """
 
 from collections.abc import Iterator

@@ -95,7 +95,7 @@ def _refuse_what_is_not_known(request: ProviderRequest) -> None:
     if request.seed is not None:
         raise InvalidRequest("seed: DeepSeek's API has no such parameter; leave it out")
     if request.tools and request.allows_parallel_calls is False:
-        raise InvalidRequest("parallel_tool_calls: DeepSeek's API cannot hold a model to one call; leave it out")
+        raise InvalidRequest("allows_parallel_calls: DeepSeek's API cannot hold a model to one call; leave it out")
 
 
 def _set_thinking(body: ChatBody, reasoning: Reasoning) -> None:

@@ -1,6 +1,7 @@
 """What the pipeline knows of a client's API: requests to read, answers, events and errors to write."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -74,9 +75,14 @@ class StreamWriter(Protocol):
 
 
 class Api(Protocol):
-    """One client API. Implementations are pure, and made once."""
+    """One client API. Implementations are pure, and made once.
+
+    Attributes:
+        names: what it calls fields of the neutral request, where it calls them otherwise.
+    """
 
     name: ApiName
+    names: Mapping[str, str]
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:
         """Read a request.
@@ -111,6 +117,21 @@ class Api(Protocol):
 
     def stream_error(self, error: TollhouseError, request_id: str) -> bytes:
         """Write the event that ends a stream which fails after it began."""
+
+
+_NAME = re.compile(r"([a-z_]+)((?:\[\d+\]|\.)[^:]*)?: ", re.ASCII)
+
+
+def in_its_words(refusal: InvalidRequest, names: Mapping[str, str]) -> InvalidRequest:
+    """Return a provider's refusal of the neutral request with the name that its client knows the field by.
+
+    Where it names a place within the turns, only these are named: the client's own may be numbered otherwise, since
+    system prompts and results of tools stand elsewhere in its format.
+    """
+    found = _NAME.match(refusal.message)
+    if found is None:
+        return refusal
+    return InvalidRequest(f"{names.get(found[1], found[1])}: {refusal.message[found.end() :]}")
 
 
 def only_known(body: dict[str, Any], known: Sequence[str], where: str = "") -> None:

@@ -1,5 +1,7 @@
 """OpenAI's embeddings, as clients speak it: passed on to providers that serve it, and translated for none."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from tollhouse.completions.wire.base import AnswerHead, Asked, StreamWriter
@@ -15,6 +17,7 @@ class EmbeddingsApi:
     """``POST /v1/embeddings``."""
 
     name: ApiName = "embeddings"
+    names: Mapping[str, str] = MappingProxyType({})
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:  # noqa: ARG002
         body = json_object(raw)

@@ -100,7 +100,7 @@ def _refuse_what_has_no_name(request: ProviderRequest) -> None:
     if request.frequency_penalty:
         raise InvalidRequest("frequency_penalty: Anthropic's models have none")
     if request.is_json and request.response_schema is None:
-        raise InvalidRequest("response_format: Anthropic's models answer in JSON of a given schema only")
+        raise InvalidRequest("is_json: Anthropic's models answer in JSON of a given schema only")
 
 
 def _system(messages: tuple[Message, ...]) -> str | _Blocks:

@@ -241,7 +241,7 @@ def test_parallel_calls_without_tools_are_no_concern():
         ({"seed": 0}, "seed"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"frequency_penalty": -0.5}, "frequency_penalty"),
-        ({"is_json": True}, "response_format"),
+        ({"is_json": True}, "is_json"),
     ],
 )
 def test_what_anthropic_has_no_word_for_is_refused_by_name(fields, name):

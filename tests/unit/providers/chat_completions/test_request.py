@@ -238,7 +238,7 @@ def test_deepseeks_thinking_is_switched_and_graded():
     ("fields", "name"),
     [
         ({"seed": 1}, "seed"),
-        ({"tools": (Tool("f"),), "allows_parallel_calls": False}, "parallel_tool_calls"),
+        ({"tools": (Tool("f"),), "allows_parallel_calls": False}, "allows_parallel_calls"),
         ({"messages": (Message("user", (PNG,)),)}, r"messages\[0\].content\[0\]: .*text only"),
     ],
 )

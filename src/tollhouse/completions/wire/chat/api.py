@@ -1,5 +1,7 @@
 """OpenAI's chat completions, as clients speak it (https://platform.openai.com/docs/api-reference/chat)."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -66,6 +68,14 @@ class ChatApi:
     """``POST /v1/chat/completions``."""
 
     name: ApiName = "chat"
+    names: Mapping[str, str] = MappingProxyType(
+        {
+            "response_schema": "response_format",
+            "is_json": "response_format",
+            "allows_parallel_calls": "parallel_tool_calls",
+            "reasoning": "reasoning_effort",
+        }
+    )
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:  # noqa: ARG002
         body = json_object(raw)

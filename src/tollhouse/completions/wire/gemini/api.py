@@ -1,5 +1,7 @@
 """Google's generateContent and streamGenerateContent as an API that clients speak."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from tollhouse.completions.wire.base import AnswerHead, Asked, StreamWriter
@@ -30,6 +32,22 @@ class GeminiApi:
     """Requests as Google's SDKs send them; like Google's servers, it takes names in camelCase and in snake_case."""
 
     name: ApiName = "gemini"
+    names: Mapping[str, str] = MappingProxyType(
+        {
+            "messages": "contents",
+            "tool_choice": "toolConfig.functionCallingConfig",
+            "max_tokens": f"{_CONFIG}.maxOutputTokens",
+            "temperature": f"{_CONFIG}.temperature",
+            "top_p": f"{_CONFIG}.topP",
+            "top_k": f"{_CONFIG}.topK",
+            "seed": f"{_CONFIG}.seed",
+            "presence_penalty": f"{_CONFIG}.presencePenalty",
+            "frequency_penalty": f"{_CONFIG}.frequencyPenalty",
+            "response_schema": f"{_CONFIG}.responseSchema",
+            "is_json": f"{_CONFIG}.responseMimeType",
+            "reasoning": f"{_CONFIG}.thinkingConfig",
+        }
+    )
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:
         body = read_object(raw)

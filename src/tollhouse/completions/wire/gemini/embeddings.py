@@ -3,6 +3,8 @@
 A vector is of use only beside others of the same model, so that nothing is translated: calls are relayed to Google.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from tollhouse.completions.wire.base import AnswerHead, Asked, StreamWriter
@@ -21,6 +23,7 @@ class GeminiEmbeddingsApi:
     """Requests for embeddings; a body with ``requests`` is a batch's."""
 
     name: ApiName = "gemini-embeddings"
+    names: Mapping[str, str] = MappingProxyType({})
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:
         body = read_object(raw)

@@ -1,6 +1,8 @@
 """Anthropic's Messages API, as a client speaks it."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -51,6 +53,13 @@ class MessagesApi:
     """Reads and writes the Messages API."""
 
     name: ApiName = "messages"
+    names: Mapping[str, str] = MappingProxyType(
+        {
+            "response_schema": "output_config.format",
+            "allows_parallel_calls": "tool_choice.disable_parallel_tool_use",
+            "reasoning": "thinking",
+        }
+    )
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:  # noqa: ARG002
         try:

@@ -1,5 +1,7 @@
 """The Responses API: ``POST /v1/responses``."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from tollhouse.completions.wire.base import AnswerHead, Asked
@@ -27,6 +29,15 @@ class ResponsesApi:
     """``POST /v1/responses``."""
 
     name: ApiName = "responses"
+    names: Mapping[str, str] = MappingProxyType(
+        {
+            "messages": "input",
+            "max_tokens": "max_output_tokens",
+            "response_schema": "text.format",
+            "is_json": "text.format",
+            "allows_parallel_calls": "parallel_tool_calls",
+        }
+    )
 
     def read(self, raw: bytes, path_model: str | None = None, *, is_stream: bool = False) -> Asked:  # noqa: ARG002
         body = json_object(raw)
