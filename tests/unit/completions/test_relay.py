@@ -204,16 +204,6 @@ def test_a_whole_stream_of_a_model_that_thinks_unseen_is_settled(tmp_path):
     run(tmp_path, scenario, Streaming(event(thinks=True), *FOUR))
 
 
-def test_the_empty_line_after_the_last_event_may_be_left_out(tmp_path):
-    async def scenario(desk, sink):
-        await desk.stream(sink)
-        assert events(sink)[-1][0] == "done"
-        found = await row(desk)
-        assert (found.usage_source, found.cost_nano_usd) == ("reported", COST)
-
-    run(tmp_path, scenario, Streaming(*FOUR[:3], FOUR[3].rstrip(b"\n")))
-
-
 def test_a_stream_that_ends_without_usage_is_estimated(tmp_path):
     async def scenario(desk, sink):
         await desk.stream(sink)
