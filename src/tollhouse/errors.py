@@ -2,6 +2,7 @@
 
 TollhouseError
 ├── Unauthorized             401 ai_unauthorized
+│   └── KeyRevoked               ai_unauthorized
 ├── BudgetExceeded           402 ai_budget_exceeded
 ├── Forbidden                403 ai_forbidden
 │   ├── ModuleInactive           ai_module_inactive
@@ -59,6 +60,18 @@ class Unauthorized(TollhouseError):
     code = "ai_unauthorized"
 
 
+class KeyRevoked(Unauthorized):
+    """The key was revoked, which the caller is not told apart from a key that never was.
+
+    Attributes:
+        key_id: names the key.
+    """
+
+    def __init__(self, message: str, *, key_id: str = "") -> None:
+        super().__init__(message)
+        self.key_id = key_id
+
+
 class BudgetExceeded(TollhouseError):
     """The call's ceiling does not fit what is left of a budget."""
 
@@ -95,6 +108,10 @@ class TenantForbidden(Forbidden):
     """The key may not act for this tenant."""
 
     code = "ai_tenant_forbidden"
+
+    def __init__(self, message: str, *, tenant_id: str = "") -> None:
+        super().__init__(message)
+        self.tenant_id = tenant_id
 
 
 class ModelForbidden(Forbidden):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from tollhouse.apps.following import follow_prices
 from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
 from tollhouse.audit.service import AuditLog
+from tollhouse.audit.uses import FIRST_USED, NotableUses
 from tollhouse.billing.service import UsageReports
 from tollhouse.completions.call import Limits, Planner
 from tollhouse.completions.listing import ModelListing
@@ -30,6 +32,7 @@ from tollhouse.errors import StartError, Unavailable
 from tollhouse.gate.service import Gate
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import ADMIN_KEY_ID, new_api_key
+from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import Clock, SystemClock
 from tollhouse.kit.money import nano_usd
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
@@ -53,6 +56,7 @@ class Core(msgspec.Struct, frozen=True):
     engine: Engine
     metrics: Metrics
     administration: Administration
+    uses: NotableUses
     clock: Clock
 
 
@@ -92,7 +96,9 @@ async def open_core(config: Config, secrets: Secrets, clock: Clock, *, serves: b
         # A command may run anywhere, with another configuration than the instances of a shared database.
         if serves or config.database.is_embedded:
             await administration.follow_tiers()
-        yield Core(engine, Metrics(), administration, clock)
+        uses = NotableUses(engine.reserved, clock, mark_used)
+        engine.keyring.when_first_used = partial(uses.note, FIRST_USED)
+        yield Core(engine, Metrics(), administration, uses, clock)
 
 
 @asynccontextmanager
@@ -141,12 +147,13 @@ async def open_service(
         def load_prices() -> dict[str, ConfiguredPrice]:
             return configured_prices(load_config(file, environ))
 
-        duties = (*engine.duties, lambda: follow_prices(prices, file, load_prices))
+        duties = (*engine.duties, core.uses.keep_writing, lambda: follow_prices(prices, file, load_prices))
+        stack.push_async_callback(core.uses.flush)
         house = asyncio.create_task(
             keep_house(engine.ledger, engine.reserved, clock, _probes(upstreams), expire_unknown, duties)
         )
         stack.callback(house.cancel)
-        endpoint = CompletionEndpoint(routes, core.metrics, clock)
+        endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses)
         listing = ModelListing(models, core.engine.database)
         app = _control_plane(core, reconciliation, upstreams, listing)
         yield Service(app, endpoint, core.engine.describe, _operator_token(core))
@@ -197,6 +204,7 @@ def _control_plane(
         clock=core.clock,
         metrics=core.metrics,
         health=health,
+        uses=core.uses,
     )
 
 

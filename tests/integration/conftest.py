@@ -8,6 +8,7 @@ import threading
 from collections.abc import Coroutine, Iterator
 from contextlib import closing
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +23,7 @@ from harness.clock import FakeClock
 from tollhouse.admin.service import Administration
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health
+from tollhouse.audit.uses import FIRST_USED, NotableUses
 from tollhouse.billing.service import UsageReports
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.listing import ModelListing
@@ -29,6 +31,7 @@ from tollhouse.completions.models import Models
 from tollhouse.gate.admission import Admission
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
+from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
@@ -107,6 +110,8 @@ class Plane:
         tiers = {"starter": 2 * USD, "growth": 10 * USD}
         administration = Administration(database, keyring, self.clock, tiers=tiers, default_tier="starter")
         metrics = Metrics()
+        self.uses = NotableUses(database, self.clock, mark_used)
+        keyring.when_first_used = partial(self.uses.note, FIRST_USED)
         app = control_plane(
             administration=administration,
             usage=UsageReports(database, self.clock),
@@ -116,6 +121,7 @@ class Plane:
             clock=self.clock,
             metrics=metrics,
             health=Health(database=database, ledger=ledger, metrics=metrics, clock=self.clock, probes={}),
+            uses=self.uses,
         )
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
         self.server = uvicorn.Server(config)

@@ -1,8 +1,12 @@
 """Administration over real HTTP, on a real database."""
 
+import http.client
+import json
 from decimal import Decimal
 
 import pytest
+
+from tollhouse.errors import Unavailable
 
 ROLES = ("service", "reader", "super-admin")
 ADMIN_ROUTES = [
@@ -403,6 +407,71 @@ def test_the_audit_log_holds_no_key_and_no_digest(fresh_plane):
     assert "key.created" in rows
     assert digest not in rows
     assert made["key"] not in rows + everything
+
+
+def test_the_audit_log_is_exported_with_its_chain_and_again_from_where_it_ended(fresh_plane):
+    for number in range(3):
+        fresh_plane.tenant(f"Zürich/{number}", name='"')
+    answer = fresh_plane("GET", "/admin/audit/export")
+    assert answer.headers["content-type"].startswith("application/x-ndjson")
+    rows = [json.loads(line) for line in answer.body.splitlines()]
+    assert [row["tenant_id"] for row in rows] == ["Zürich/0", "Zürich/1", "Zürich/2"]
+    assert [row["prev_hash"] for row in rows] == ["0" * 64, rows[0]["row_hash"], rows[1]["row_hash"]]
+    assert (
+        fresh_plane("GET", f"/admin/audit/export?after_id={rows[1]['id']}").body == answer.body.splitlines()[2] + b"\n"
+    )
+    assert fresh_plane("GET", f"/admin/audit/export?after_id={rows[2]['id']}").body == b""
+    assert fresh_plane("GET", "/admin/audit/export?action=x").body == b""
+    for wrong in ("x", "-1", "9223372036854775808"):
+        assert fresh_plane("GET", f"/admin/audit/export?after_id={wrong}").error[1].startswith("after_id:")
+
+
+def test_an_export_that_the_database_ends_is_cut_off_and_not_taken_for_whole(fresh_plane, monkeypatch):
+    monkeypatch.setattr("tollhouse.audit.export._ROWS_AT_ONCE", 2)
+    for number in range(3):
+        fresh_plane.tenant(number)
+    plain, reads = fresh_plane.database.read, []
+
+    async def read(work):
+        reads.append(work)
+        if len(reads) == fails_at:
+            raise Unavailable("away", retry_after_s=1)
+        return await plain(work)
+
+    monkeypatch.setattr(fresh_plane.database, "read", read)
+    fails_at = 1
+    assert fresh_plane("GET", "/admin/audit/export").error == ("ai_unavailable", "away")
+    reads.clear()
+    fails_at = 2
+    with pytest.raises(http.client.IncompleteRead):
+        fresh_plane("GET", "/admin/audit/export")
+
+
+def test_uses_of_keys_that_are_of_note_are_noted(fresh_plane):
+    plane = fresh_plane
+    made = plane.new_key(tenants=[42])
+    for _ in range(3):
+        assert plane("GET", "/ai/usage?tenant_id=42", key=made["key"]).status == 200
+        assert plane("GET", "/ai/usage?tenant_id=43", key=made["key"]).error[0] == "ai_tenant_forbidden"
+    plane("DELETE", f"/admin/keys/{made['key_id']}")
+    for _ in range(2):
+        refusal = plane("GET", "/ai/usage?tenant_id=42", key=made["key"])
+        # Whoever holds it learns no more than with any other key.
+        assert (refusal.status, refusal.error) == (401, plane("GET", "/ai/usage", key="th_wrong").error)
+    plane.wait_for(plane.uses.flush())
+    told = {entry["action"]: entry for entry in plane.audit() if entry["action"] not in {"key.created", "key.revoked"}}
+    since = "2026-04-04T10:53:20.000Z"
+    here = {"since": since, "addresses": ["127.0.0.1"]}
+    assert {action: entry["after"] for action, entry in told.items()} == {
+        "key.first_used": {"uses": 1, "since": since},
+        "key.used_for_foreign_tenant": {"uses": 3, "tenants": ["43"], **here},
+        "key.used_after_revocation": {"uses": 2, **here},
+        "admin_key.used": {"uses": 2, **here},
+    }
+    assert told["key.used_for_foreign_tenant"]["tenant_id"] == 43
+    assert {entry["target"] for entry in told.values()} == {made["key_id"], "admin"}
+    (key,) = plane("GET", "/admin/keys").json["keys"]
+    assert key["first_used_at"] == since
 
 
 def test_the_audit_log_is_read_backwards_page_by_page(fresh_plane):

@@ -86,7 +86,7 @@ def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(directory, 
     assert '"error": "ai_budget_exceeded"' in told
     assert "tenant 43 has $0.001 left of its $0.001" in told
     assert '"error": "ai_feature_disabled"' in told
-    assert "Consistent (ledger rows: 1, tenants: 1, budgets: 2, reservations: 0)." in told
+    assert "Consistent (ledger rows: 1, tenants: 1, budgets: 2, reservations: 0, audit entries: " in told
 
 
 def test_the_demo_can_be_repeated_in_its_directory(directory, told):

@@ -160,6 +160,7 @@ def test_the_openapi_document_covers_every_address_and_resolves(plane):
         ("put", "/admin/keys/{key_id}/budget"),
         ("delete", "/admin/keys/{key_id}/budget"),
         ("get", "/admin/audit"),
+        ("get", "/admin/audit/export"),
         ("post", "/admin/reconciliations"),
         ("get", "/v1/models"),
         ("get", "/v1/models/{model}"),

@@ -40,14 +40,15 @@ class Change:
         self.now = utc_text(now_ms)
         self.period = billing_period(now_ms)
         self._actor = actor
-
-    def entry(self, action: str, tenant_id: str, target: str, before: Any, after: Any) -> AuditEntry:
-        """Return the audit entry of something this change does; states never hold a key or its digest."""
-        return AuditEntry(self.now, self._actor, action, tenant_id, target, before, after)
+        self._entries: list[AuditEntry] = []
 
     def record(self, action: str, tenant_id: str, target: str, before: Any, after: Any) -> None:
-        """Append such an entry."""
-        audit.append(self.connection, self.entry(action, tenant_id, target, before, after))
+        """Tell of something this change does; states never hold a key or its digest."""
+        self._entries.append(AuditEntry(self.now, self._actor, action, tenant_id, target, before, after))
+
+    def write_audit(self) -> None:
+        """Write what was recorded: last of all, since nobody else can write to the audit log from then on."""
+        audit.append_all(self.connection, self._entries)
 
     def tenant(self, tenant_id: str) -> TenantModule:
         """Return a tenant's module; raises NotFound for one that was never set up."""

@@ -144,7 +144,10 @@ class KeyRequest(Sent, frozen=True):
 
 
 class Key(msgspec.Struct, frozen=True):
-    """A service key on record, without the key itself. ``revoked_at`` null: it is in force."""
+    """A service key on record, without the key itself.
+
+    ``revoked_at`` null: it is in force. ``first_used_at`` null: it was not seen in use since that is kept.
+    """
 
     key_id: str
     service: str
@@ -154,6 +157,7 @@ class Key(msgspec.Struct, frozen=True):
     budget_usd: Decimal | None
     created_at: str
     revoked_at: str | None
+    first_used_at: str | None
 
     @classmethod
     def of(cls, key: ServiceKey, cap_nano_usd: int | None) -> "Key":
@@ -166,6 +170,7 @@ class Key(msgspec.Struct, frozen=True):
             budget_usd=usd_or_none(cap_nano_usd),
             created_at=key.created_at,
             revoked_at=key.revoked_at,
+            first_used_at=key.first_used_at,
         )
 
 

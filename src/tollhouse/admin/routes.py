@@ -1,10 +1,12 @@
 """The administrators' addresses. Whoever mounts them lets super-admins alone through."""
 
-from typing import Annotated
+from typing import Annotated, Any, cast
 
-from litestar import Controller, delete, get, post, put
+from litestar import Controller, Response, delete, get, post, put
 from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, JSONBody, QueryParameter
+from litestar.response import Stream
 
 from tollhouse.admin.body import ExactRequest
 from tollhouse.admin.model import (
@@ -29,6 +31,9 @@ from tollhouse.keys.model import Principal
 _Service = NamedDependency[Administration]
 _Caller = NamedDependency[Principal]
 _Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="how many to return at most")]
+_OfTenant = Annotated[str | None, QueryParameter(description="only what concerns this tenant")]
+_OfAction = Annotated[str | None, QueryParameter(description="only this action, e.g. key.revoked")]
+_JSON_LINES = "application/x-ndjson"
 
 
 class TenantRoutes(Controller):
@@ -161,8 +166,8 @@ class AuditRoutes(Controller):
     async def list_entries(
         self,
         administration: _Service,
-        tenant_id: Annotated[str | None, QueryParameter(description="only what concerns this tenant")] = None,
-        action: Annotated[str | None, QueryParameter(description="only this action, e.g. key.revoked")] = None,
+        tenant_id: _OfTenant = None,
+        action: _OfAction = None,
         before_id: Annotated[
             int | None, QueryParameter(ge=0, le=2**63 - 1, description="only older ones, from next_before_id")
         ] = None,
@@ -170,3 +175,16 @@ class AuditRoutes(Controller):
     ) -> AuditPage:
         """List what was changed, by whom, and when; the newest first."""
         return await administration.audit(tenant_id=tenant_id, action=action, before_id=before_id, limit=limit)
+
+    @get("/export", responses={200: ResponseSpec(bytes, generate_examples=False, media_type=_JSON_LINES)})
+    async def export_entries(
+        self,
+        administration: _Service,
+        tenant_id: _OfTenant = None,
+        action: _OfAction = None,
+        after_id: Annotated[int, QueryParameter(ge=0, le=2**63 - 1, description="only entries after this one")] = 0,
+    ) -> Response[bytes]:
+        """Return entries with their hashes as JSON lines, the oldest first."""
+        pieces = await administration.audit_export(tenant_id=tenant_id, action=action, after_id=after_id)
+        answer: Any = Stream(pieces, media_type=_JSON_LINES)
+        return cast("Response[bytes]", answer)

@@ -1,6 +1,6 @@
 """What administrators do. Each change is one transaction, with its entry in the audit log."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from decimal import Decimal
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ from tollhouse.admin.model import (
     TenantPage,
 )
 from tollhouse.audit import store as audit
+from tollhouse.audit.export import export
 from tollhouse.audit.service import SYSTEM
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Scope
@@ -110,13 +111,8 @@ class Administration:
                 budgets.hold_all_calls(change.connection)
                 before = tenants.follow_tier(change.connection, tier, budget)
                 budgets.set_tenant_caps(change.connection, before, change.period, budget)
-                audit.append_all(
-                    change.connection,
-                    [
-                        change.entry("tenant.updated", tenant_id, tenant_id, _budget_state(old), _budget_state(budget))
-                        for tenant_id, old in before.items()
-                    ],
-                )
+                for tenant_id, old in before.items():
+                    change.record("tenant.updated", tenant_id, tenant_id, _budget_state(old), _budget_state(budget))
 
         await self._change(SYSTEM, work)
 
@@ -303,10 +299,25 @@ class Administration:
         entries = [AuditRecord.of(entry_id, entry) for entry_id, entry in found[:limit]]
         return AuditPage(entries, entries[-1].id if len(found) > limit else None)
 
+    async def audit_export(self, *, tenant_id: str | None, action: str | None, after_id: int) -> AsyncIterator[bytes]:
+        """Return the entries after one as JSON lines, the oldest first; the first piece is read at once."""
+        pieces = export(self._database, tenant_id=tenant_id, action=action, after_id=after_id)
+        first = await anext(pieces, b"")
+
+        async def all_pieces() -> AsyncIterator[bytes]:
+            yield first
+            async for piece in pieces:
+                yield piece
+
+        return all_pieces()
+
     async def _change(self, actor: str, work: Callable[[Change], T]) -> T:
         def change(connection: sa.Connection) -> T:
             take_turn(connection)
-            return work(Change(connection, self._clock.now_ms(), actor))
+            made = Change(connection, self._clock.now_ms(), actor)
+            result = work(made)
+            made.write_audit()
+            return result
 
         return await self._database.write(change)
 
@@ -347,7 +358,7 @@ def _budget_state(budget_nano_usd: int) -> dict[str, int]:
 
 
 def _state(key: ServiceKey) -> dict[str, object]:
-    """Return a key's state for the audit log: without its digest."""
+    """Return a new key's state for the audit log: without its digest, and what is yet to come."""
     state = msgspec.structs.asdict(key)
-    del state["digest"]
+    del state["digest"], state["first_used_at"]
     return state

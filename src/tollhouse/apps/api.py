@@ -6,9 +6,12 @@ from typing import Any
 import structlog
 
 from tollhouse.apps.answers import error_answer, header_lines
+from tollhouse.apps.noting import Client, address_of, note_refusal
+from tollhouse.audit.uses import ADMIN_USED, NotableUses
 from tollhouse.completions.relay import Sink
 from tollhouse.completions.routes import Caller, Route, Routes
 from tollhouse.errors import InternalError, ProviderRejected, TollhouseError
+from tollhouse.keys.service import ADMIN_KEY_ID
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 from tollhouse.telemetry.metrics import Metrics
@@ -36,27 +39,42 @@ _LOG = structlog.get_logger("tollhouse.api")
 class CompletionEndpoint:
     """Answers completion calls; the HTTP server hands them over whole."""
 
-    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock, uses: NotableUses) -> None:
         self._routes = routes
         self._metrics = metrics
         self._clock = clock
+        self._uses = uses
 
     def find(self, target: bytes) -> Route | None:
         """Return the route of a POST's target, or None where no completion call goes."""
         return self._routes.find(target)
+
+    def identify(self, route: Route, headers: RawHeaders, client: Client) -> Caller | TollhouseError:
+        """Return who calls, or the error that turns them away; uses of keys that are of note are noted."""
+        try:
+            caller = route.identify(headers)
+        except TollhouseError as error:
+            note_refusal(self._uses, error, "", client)
+            return error
+        if caller.principal.key_id == ADMIN_KEY_ID:
+            self._uses.note(ADMIN_USED, ADMIN_KEY_ID, address=address_of(client))
+        return caller
 
     def refuse(self, route: Route, error: TollhouseError) -> HttpAnswer:
         """Return the answer to a request that is turned away."""
         self._metrics.answered(error.status, error.code)
         return _told(route, error, self.new_request_id())
 
-    async def answer(self, route: Route, caller: Caller, body: bytes, request_id: str, sink: Sink) -> HttpAnswer | None:
+    async def answer(
+        self, route: Route, caller: Caller, body: bytes, request_id: str, sink: Sink, client: Client = None
+    ) -> HttpAnswer | None:
         """Serve a call; None once the sink has taken its answer. Never raises, but for cancellation."""
         metrics = self._metrics
         metrics.calls_in_flight += 1
         try:
             answer = await route.serve(caller, body, request_id, sink)
         except TollhouseError as error:
+            note_refusal(self._uses, error, caller.principal.key_id, client)
             return self._failed(route, error, request_id, sink)
         except Exception:  # noqa: BLE001 - a defect here must not leave the caller without an answer
             _LOG.exception("a call failed on a defect", request_id=request_id)

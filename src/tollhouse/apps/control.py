@@ -24,15 +24,17 @@ from tollhouse.apps.clients import CLIENTS
 from tollhouse.apps.failures import HANDLERS, request_id_of
 from tollhouse.apps.health import Health
 from tollhouse.apps.models import ModelRoutes
+from tollhouse.apps.noting import address_of
 from tollhouse.apps.openapi import complete
 from tollhouse.apps.operations import OPERATIONS
+from tollhouse.audit.uses import ADMIN_USED, NotableUses
 from tollhouse.billing.routes import UsageRoutes
 from tollhouse.billing.service import UsageReports
 from tollhouse.completions.listing import ModelListing
 from tollhouse.errors import Forbidden
 from tollhouse.keys.bearer import client_key
 from tollhouse.keys.model import Principal
-from tollhouse.keys.service import Keyring
+from tollhouse.keys.service import ADMIN_KEY_ID, Keyring
 from tollhouse.kit.clock import Clock
 from tollhouse.reconciliation.routes import ReconciliationRoutes
 from tollhouse.reconciliation.service import Reconciliation
@@ -90,6 +92,7 @@ def control_plane(
     clock: Clock,
     metrics: Metrics,
     health: Health,
+    uses: NotableUses,
 ) -> AsgiApp:
     """Return the application that serves everything but completions.
 
@@ -109,7 +112,7 @@ def control_plane(
             *CLIENTS,
             *OPERATIONS,
         ],
-        guards=[_identified(keyring), _decode_ids],
+        guards=[_identified(keyring, uses), _decode_ids],
         dependencies={
             "administration": Provide(lambda: administration, sync_to_thread=False),
             "usage": Provide(lambda: usage, sync_to_thread=False),
@@ -119,7 +122,7 @@ def control_plane(
             "metrics": Provide(lambda: metrics, sync_to_thread=False),
             "principal": Provide(_principal, sync_to_thread=False),
         },
-        state=State({"clock": clock}),
+        state=State({"clock": clock, "uses": uses}),
         response_class=_ExactResponse,
         request_max_body_size=_MAX_BODY_BYTES,
         exception_handlers=HANDLERS,
@@ -131,12 +134,16 @@ def control_plane(
     return cast("AsgiApp", app)
 
 
-def _identified(keyring: Keyring) -> Guard:
+def _identified(keyring: Keyring, uses: NotableUses) -> Guard:
     """Return the guard that finds out who calls, before anything of the request is read."""
 
     def identify(connection: _Connection, handler: BaseRouteHandler) -> None:
-        if handler.opt.get("needs_key", True):
-            connection.scope["user"] = keyring.identify(client_key(list(connection.scope["headers"])))
+        if not handler.opt.get("needs_key", True):
+            return
+        principal = keyring.identify(client_key(list(connection.scope["headers"])))
+        connection.scope["user"] = principal
+        if principal.key_id == ADMIN_KEY_ID:
+            uses.note(ADMIN_USED, ADMIN_KEY_ID, address=address_of(connection.scope["client"]))
 
     return identify
 

@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException, InternalServerException, MethodNo
 from litestar.types import ExceptionHandlersMap, Scope
 
 from tollhouse.apps.answers import error_answer
+from tollhouse.apps.noting import note_refusal
 from tollhouse.errors import (
     InternalError,
     InvalidRequest,
@@ -17,6 +18,7 @@ from tollhouse.errors import (
     RequestTooLarge,
     TollhouseError,
 )
+from tollhouse.keys.model import Principal
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 
@@ -34,6 +36,10 @@ def request_id_of(scope: Scope) -> str:
 
 
 def _tell(request: _Request, error: TollhouseError) -> Response[bytes]:
+    principal: Principal | None = request.scope.get("user")
+    note_refusal(
+        request.app.state["uses"], error, "" if principal is None else principal.key_id, request.scope["client"]
+    )
     status, headers, body = error_answer(error, request_id_of(request.scope))
     # The id is on every answer already.
     named = {name.decode(): value.decode() for name, value in headers if name != b"x-request-id"}

@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from tollhouse.apps.answers import error_answer, header_lines
 from tollhouse.apps.api import CompletionEndpoint, HttpAnswer
 from tollhouse.apps.exchange import Request, Stream
-from tollhouse.completions.routes import Caller, Route
+from tollhouse.completions.routes import Route
 from tollhouse.errors import (
     HeadersTooLarge,
     InvalidRequest,
@@ -249,11 +249,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
         # Completion calls.
 
         def _begin_request(self, route: Route) -> None:
-            caller: Caller | TollhouseError
-            try:
-                caller = route.identify(self.headers)
-            except TollhouseError as error:
-                caller = error
+            caller = endpoint.identify(route, self.headers, self.client)
             # Asked now: once the next request has begun to arrive, the parser tells of that one.
             knows_chunks = self.parser.get_http_version() != "1.0"
             self._request = Request(route, caller, self.headers, knows_chunks=knows_chunks)
@@ -313,7 +309,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                     body = parts[0] if len(parts) == 1 else b"".join(parts)
                     request_id = endpoint.new_request_id()
                     sink = Stream(self, request, request_id)
-                    answer = await endpoint.answer(route, caller, body, request_id, sink)
+                    answer = await endpoint.answer(route, caller, body, request_id, sink, self.client)
             finally:
                 # Here and not in a callback of the task, which would cost a turn of the loop for each call. A task that
                 # was cancelled before it began stays listed, which happens when the server gives up waiting for it.

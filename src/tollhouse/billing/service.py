@@ -90,7 +90,7 @@ def _whose(principal: Principal, tenant_id: str | None) -> str:
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
     if not principal.may_act_for(tenant_id):
-        raise TenantForbidden(f"this key may not read the usage of tenant {tenant_id}")
+        raise TenantForbidden(f"this key may not read the usage of tenant {tenant_id}", tenant_id=tenant_id)
     return tenant_id
 
 

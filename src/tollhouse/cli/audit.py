@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from tollhouse.cli.options import Command, Options
+from tollhouse.cli.options import Group, Options
 
 _PAGE = 500
 _MONEY = "_nano_usd"
@@ -13,13 +13,39 @@ _NOTHING = (None, "")
 _SAID_BEFORE = frozenset({"tenant_id", "key_id", "created_at", "updated_at"})
 
 
-@click.command(cls=Command)
+@click.group(cls=Group, invoke_without_command=True)
 @click.option("--tenant", "tenant_id", metavar="ID", help="Only what concerns this tenant.")
 @click.option("--action", help="Only this action, such as key.revoked.")
 @click.option("--limit", type=click.IntRange(min=1), default=50, show_default=True, help="How many entries at most.")
-@click.pass_obj
-def audit(options: Options, tenant_id: str | None, action: str | None, limit: int) -> None:
+@click.pass_context
+def audit(context: click.Context, tenant_id: str | None, action: str | None, limit: int) -> None:
     """Show the audit log, the newest entry first."""
+    if context.invoked_subcommand is None:
+        _show(context.obj, tenant_id, action, limit)
+
+
+@audit.command()
+@click.option("--after-id", type=click.IntRange(min=0), default=0, metavar="ID", help="Only entries after this one.")
+@click.pass_obj
+def export(options: Options, after_id: int) -> None:
+    """Write the audit log as JSON lines, the oldest entry first, with the hashes that chain them.
+
+    Works beside a running server, and holds no more than a piece of it in memory.
+    """
+    import sqlalchemy as sa
+
+    from tollhouse.audit.export import lines
+    from tollhouse.audit.store import chain
+    from tollhouse.cli.books import read_books
+
+    def write(connection: sa.Connection) -> None:
+        for row in chain(connection, after_id):
+            click.echo(lines([row]), nl=False)
+
+    read_books(options.config().database, write)
+
+
+def _show(options: Options, tenant_id: str | None, action: str | None, limit: int) -> None:
     from tollhouse.cli.output import print_json, print_table
     from tollhouse.cli.session import open_session
 

@@ -308,5 +308,5 @@ def _tenant(whose: Whose, principal: Principal) -> str:
     if tenant_id is None:
         raise InvalidRequest("tenant_id: is required, as this key is not bound to one tenant")
     if not principal.may_act_for(tenant_id):
-        raise TenantForbidden(f"this key may not act for tenant {tenant_id}")
+        raise TenantForbidden(f"this key may not act for tenant {tenant_id}", tenant_id=tenant_id)
     return tenant_id

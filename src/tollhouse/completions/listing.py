@@ -77,7 +77,7 @@ class ModelListing:
         tier = None
         if tenant_id is not None:
             if not principal.may_act_for(tenant_id):
-                raise TenantForbidden(f"this key may not act for tenant {tenant_id}")
+                raise TenantForbidden(f"this key may not act for tenant {tenant_id}", tenant_id=tenant_id)
             module = await self._database.read(lambda connection: tenants.find(connection, tenant_id))
             tier = None if module is None else module.tier
         cards = [

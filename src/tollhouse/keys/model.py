@@ -41,7 +41,12 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 class ServiceKey(msgspec.Struct, frozen=True):
-    """A key on record. ``digest`` is HMAC-SHA-256 of the key under the pepper, in hex."""
+    """A key on record.
+
+    Attributes:
+        digest: HMAC-SHA-256 of the key under the pepper, in hex.
+        first_used_at: when it was first seen in use; None: not since that is kept (schema 0004).
+    """
 
     key_id: str
     service: str
@@ -51,6 +56,7 @@ class ServiceKey(msgspec.Struct, frozen=True):
     digest: str
     created_at: str
     revoked_at: str | None
+    first_used_at: str | None = None
 
     def principal(self) -> Principal:
         tenants = None if self.tenants is None else frozenset(self.tenants)

@@ -5,7 +5,7 @@ import hmac
 import secrets
 from collections.abc import Callable
 
-from tollhouse.errors import StartError, Unauthorized
+from tollhouse.errors import KeyRevoked, StartError, Unauthorized
 from tollhouse.keys import store
 from tollhouse.keys.model import Principal, ServiceKey
 from tollhouse.keys.pepper import Pepper
@@ -21,6 +21,8 @@ _EXPECTED = "expected auth.pepper to be the first start's, or without auth.peppe
 ADMIN_KEY_ID = "admin"
 """How the configured admin key is named in ledger and audit log."""
 
+_UNKNOWN = "this key is unknown or revoked; create one with `tollhouse key create`"
+
 _Change = tuple[Callable[[ServiceKey], None], ServiceKey]
 
 
@@ -29,12 +31,18 @@ class Keyring:
 
     The digests are all in memory, so a wrong key costs no look into the database, and a revoked one is out with the
     next call.
+
+    Attributes:
+        when_first_used: told a key's id when one that was never used is; it marks the key with ``store.mark_used``.
     """
 
     def __init__(self, database: Database, pepper: bytes) -> None:
         self._database = database
         self._pepper = pepper
         self._principals: dict[bytes, tuple[bytes, Principal]] = {}
+        self._revoked: dict[bytes, tuple[bytes, str]] = {}
+        self._unused: set[str] = set()
+        self.when_first_used: Callable[[str], None] = lambda _: None
         self._trusted: dict[bytes, tuple[bytes, Principal]] = {}
         self._meanwhile: list[_Change] = []
         self._process_key = secrets.token_bytes(_KEY_BYTES)
@@ -61,9 +69,12 @@ class Keyring:
         self._meanwhile = meanwhile
         keys = await self._database.read(store.everything)
         self._principals = dict(self._trusted)
+        self._revoked, self._unused = {}, set()
         for key in keys:
             if key.revoked_at is None:
                 self._put(key)
+            else:
+                self._note_revoked(key)
         for put_or_drop, key in meanwhile:
             put_or_drop(key)
         self._recognised.clear()
@@ -73,7 +84,7 @@ class Keyring:
         return hmac.digest(self._pepper, api_key.encode(), hashlib.sha256)
 
     def identify(self, api_key: str) -> Principal:
-        """Return who calls with a key; raises Unauthorized for one that is unknown or revoked.
+        """Return who calls with a key; raises Unauthorized for one that is unknown, and KeyRevoked.
 
         A key is found by a part of its digest and then compared as a whole in constant time: the time taken tells
         nothing. One that called before is recognised by a mark that is cheaper to make than an HMAC, under a key of
@@ -92,8 +103,15 @@ class Keyring:
         digest = self.digest(api_key)
         found = self._principals.get(digest[:_INDEX_BYTES])
         if found is None or not hmac.compare_digest(found[0], digest):
-            raise Unauthorized("this key is unknown or revoked; create one with `tollhouse key create`")
-        return found[1]
+            revoked = self._revoked.get(digest[:_INDEX_BYTES])
+            if revoked is not None and hmac.compare_digest(revoked[0], digest):
+                raise KeyRevoked(_UNKNOWN, key_id=revoked[1])
+            raise Unauthorized(_UNKNOWN)
+        principal = found[1]
+        if principal.key_id in self._unused:
+            self._unused.discard(principal.key_id)
+            self.when_first_used(principal.key_id)
+        return principal
 
     def trust(self, api_key: str, principal: Principal) -> None:
         """Accept a key that is not on record: the configured admin key, or this process's operator token."""
@@ -114,10 +132,17 @@ class Keyring:
     def _put(self, key: ServiceKey) -> None:
         digest = bytes.fromhex(key.digest)
         self._principals[digest[:_INDEX_BYTES]] = (digest, key.principal())
+        if key.first_used_at is None:
+            self._unused.add(key.key_id)
 
     def _drop(self, key: ServiceKey) -> None:
         self._principals.pop(bytes.fromhex(key.digest)[:_INDEX_BYTES], None)
+        self._note_revoked(key)
         self._recognised.clear()
+
+    def _note_revoked(self, key: ServiceKey) -> None:
+        digest = bytes.fromhex(key.digest)
+        self._revoked[digest[:_INDEX_BYTES]] = (digest, key.key_id)
 
 
 def new_api_key() -> str:

@@ -41,6 +41,17 @@ def revoke(connection: sa.Connection, key_id: str, now: str) -> None:
     _tell_of_change(connection)
 
 
+def mark_used(connection: sa.Connection, key_id: str, now: str) -> bool:
+    """Note when a key was first used; return False where that is on record, or there is no such key."""
+    table = ai_service_keys.c
+    marked = connection.execute(
+        sa.update(ai_service_keys)
+        .where(table.key_id == key_id, table.first_used_at.is_(None))
+        .values(first_used_at=now)
+    )
+    return marked.rowcount == 1
+
+
 def _tell_of_change(connection: sa.Connection) -> None:
     """Have every other instance read the keys anew: it looks for another version, and sooner when it is told."""
     version = _setting(connection, _VERSION)

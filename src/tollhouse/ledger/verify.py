@@ -1,5 +1,7 @@
 """Proving the books: everything that is kept twice is computed again from the ledger's rows, and compared.
 
+The audit log's chain is followed along with them.
+
 Runs on one snapshot, so it may run beside a serving process.
 """
 
@@ -9,6 +11,8 @@ from collections.abc import Set as AbstractSet
 import msgspec
 import sqlalchemy as sa
 
+from tollhouse.audit.chain import Head
+from tollhouse.audit.verify import verify as verify_audit
 from tollhouse.budgets.model import BudgetKey, budget_keys
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry
 from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key
@@ -47,6 +51,9 @@ class Report(msgspec.Struct):
     """What a verification looked at, and what did not fit.
 
     Attributes:
+        audit_entries: how long the audit log's chain is.
+        audit_head: its last row's hash. Noted outside of the database, both are an anchor: what nobody who changes
+            the log later can lead a chain of their own to.
         finding_count: how many there are; ``findings`` lists the first ``MAX_FINDINGS``.
     """
 
@@ -54,6 +61,8 @@ class Report(msgspec.Struct):
     tenants: int = 0
     budgets: int = 0
     reservations: int = 0
+    audit_entries: int = 0
+    audit_head: str = ""
     finding_count: int = 0
     findings: list[Finding] = msgspec.field(default_factory=list)
 
@@ -94,10 +103,13 @@ class _Archives:
         return head
 
 
-def verify(connection: sa.Connection) -> Report:
-    """Recompute chain, rollups, budgets and reservations from the ledger.
+def verify(connection: sa.Connection, audit_anchor: Head | None = None) -> Report:
+    """Recompute chain, rollups, budgets and reservations from the ledger, and follow the audit log's chain.
 
     Of archived months the chains alone are still proven: that nothing was put in their place.
+
+    Args:
+        audit_anchor: where the audit log's chain once ended, noted outside of the database.
     """
     report = Report()
     archives = _Archives(connection)
@@ -119,6 +131,8 @@ def verify(connection: sa.Connection) -> Report:
     _check_rollup(report, connection, ai_usage_daily, DAILY_KEY, daily, archives.months)
     _check_reservations(report, connection, held.keys())
     _check_budgets(report, connection, monthly, archives.months)
+    head = verify_audit(connection, report.add, audit_anchor)
+    report.audit_entries, report.audit_head = head.entries, head.last_hash
     return report
 
 

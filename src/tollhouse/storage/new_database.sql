@@ -14,7 +14,7 @@ CREATE TABLE ai_audit_log (
 	tenant_id TEXT NOT NULL,
 	target TEXT NOT NULL,
 	"before" TEXT,
-	"after" TEXT,
+	"after" TEXT, prev_hash TEXT DEFAULT '' NOT NULL, row_hash TEXT DEFAULT '' NOT NULL,
 	PRIMARY KEY (id)
 );
 
@@ -94,7 +94,7 @@ CREATE TABLE ai_service_keys (
 	feature_slug TEXT NOT NULL,
 	digest TEXT NOT NULL,
 	created_at TEXT NOT NULL,
-	revoked_at TEXT,
+	revoked_at TEXT, first_used_at TEXT,
 	PRIMARY KEY (key_id),
 	CONSTRAINT ai_service_keys_role CHECK (role IN ('service', 'reader', 'super-admin')),
 	CONSTRAINT ai_service_keys_digest UNIQUE (digest)
@@ -220,4 +220,13 @@ CREATE TRIGGER ai_audit_log_no_replace BEFORE INSERT ON ai_audit_log WHEN EXISTS
 
 CREATE TRIGGER ai_usage_log_no_replaced_attempt BEFORE INSERT ON ai_usage_log WHEN EXISTS (SELECT 1 FROM ai_usage_log WHERE request_id = NEW.request_id AND attempt = NEW.attempt AND status = NEW.status) BEGIN SELECT RAISE(ABORT, 'ai_usage_log has a row of this attempt already'); END;
 
-INSERT INTO alembic_version VALUES ('0003')
+CREATE TABLE ai_audit_head (
+	id INTEGER NOT NULL,
+	entries BIGINT DEFAULT '0' NOT NULL,
+	last_hash TEXT NOT NULL,
+	PRIMARY KEY (id),
+	CONSTRAINT ai_audit_head_one_row CHECK (id = 1)
+)
+ WITHOUT ROWID;
+
+INSERT INTO alembic_version VALUES ('0004')

@@ -8,7 +8,7 @@ because a NULL would be left out of keys and of equality.
 import sqlalchemy as sa
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0003"
+REVISION = "0004"
 
 metadata = sa.MetaData()
 
@@ -23,6 +23,11 @@ def _text(name: str, *, key: bool = False) -> sa.Column[str]:
 
 def _optional_text(name: str) -> sa.Column[str | None]:
     return sa.Column(name, sa.Text, nullable=True)
+
+
+def _hash(name: str) -> sa.Column[str]:
+    # A row that a migration found is without one for a moment.
+    return sa.Column(name, sa.Text, nullable=False, server_default="")
 
 
 def _count(name: str) -> sa.Column[int]:
@@ -225,6 +230,8 @@ ai_service_keys = sa.Table(
     _text("digest"),
     _text("created_at"),
     _optional_text("revoked_at"),
+    # When it was first seen in use; NULL: not since this is kept.
+    _optional_text("first_used_at"),
     sa.UniqueConstraint("digest", name="ai_service_keys_digest"),
     sa.CheckConstraint("role IN ('service', 'reader', 'super-admin')", name="ai_service_keys_role"),
     sqlite_with_rowid=False,
@@ -241,7 +248,20 @@ ai_audit_log = sa.Table(
     _text("target"),
     _optional_text("before"),
     _optional_text("after"),
+    _hash("prev_hash"),
+    _hash("row_hash"),
     sa.Index("ai_audit_log_tenant", "tenant_id", "id"),
+)
+
+# The end of the audit log's chain, locked by whoever writes to it.
+ai_audit_head = sa.Table(
+    "ai_audit_head",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    _count("entries"),
+    _text("last_hash"),
+    sa.CheckConstraint("id = 1", name="ai_audit_head_one_row"),
+    sqlite_with_rowid=False,
 )
 
 # Facts about this database itself, such as the fingerprint of the pepper its keys were made with.

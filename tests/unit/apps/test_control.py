@@ -11,6 +11,7 @@ import structlog
 from tollhouse.admin.service import Administration
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.health import Health
+from tollhouse.audit.uses import NotableUses
 from tollhouse.errors import Unavailable
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
@@ -54,6 +55,7 @@ def ask(
         clock=SystemClock(),
         metrics=Metrics(),
         health=NeverReady(),
+        uses=NotableUses(nothing, SystemClock(), nothing),
     )
     scope = {
         "type": "http",
@@ -117,7 +119,7 @@ def test_neither_pydantic_nor_the_prices_package_is_loaded():
         "from tollhouse.apps.control import control_plane\n"
         "nothing = object()\n"
         "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, listing=nothing, keyring=nothing,"
-        " clock=nothing, metrics=nothing, health=nothing)\n"
+        " clock=nothing, metrics=nothing, health=nothing, uses=nothing)\n"
         "print([name for name in ('pydantic', 'genai_prices', 'polyfactory', 'httpx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

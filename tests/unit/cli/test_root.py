@@ -71,7 +71,7 @@ def test_commands_on_the_database_file_are_quiet_and_load_nothing_of_the_api_pro
         [sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True, timeout=60
     )
 
-    made, verified, loaded = found.stdout.splitlines()
+    made, verified, _end, loaded = found.stdout.splitlines()
     assert made.startswith("tollhouse.db was created, ")
     assert verified.startswith("Consistent ")
     assert loaded == "[]"
