@@ -49,6 +49,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         item.add_marker(pytest.mark.xdist_group(_shared_by(item)))
 
 
+# By a fixture of theirs, files that share processes.
+_SHARED = {"instances": "faults", "front": "edge"}
+
+
 def _shared_by(item: pytest.Item) -> str:
     """Name what tests share that is dear to start: whoever runs one of them runs them all.
 
@@ -57,5 +61,7 @@ def _shared_by(item: pytest.Item) -> str:
     callspec = getattr(item, "callspec", None)
     engine = "" if callspec is None else callspec.params.get("engine", "")
     names: Sequence[str] = getattr(item, "fixturenames", ())
-    place = "faults" if "instances" in names else f"{item.path.parent.name} {item.path.stem}"
+    place = f"{item.path.parent.name} {item.path.stem}"
+    for fixture, shared in _SHARED.items():
+        place = shared if fixture in names else place
     return f"{place} {engine}"

@@ -23,6 +23,7 @@ TollhouseError
 ├── RateLimited              429 ai_rate_limited
 ├── HeadersTooLarge          431 ai_headers_too_large
 ├── InternalError            500 ai_internal_error
+├── OutcomeUnknown           502 ai_outcome_unknown, from an edge gateway alone
 ├── Unavailable              503 ai_unavailable
 └── CallTimeout              504 ai_timeout
 
@@ -203,6 +204,13 @@ class HeadersTooLarge(TollhouseError):
 
     status = 431
     code = "ai_headers_too_large"
+
+
+class OutcomeUnknown(TollhouseError):
+    """The edge lost the service after it had passed the request on: what came of it is not known."""
+
+    status = 502
+    code = "ai_outcome_unknown"
 
 
 class Unavailable(TollhouseError):

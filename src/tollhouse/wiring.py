@@ -13,6 +13,7 @@ from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.catalogue import base_url, compile_configured
 from tollhouse.apps.control import control_plane
+from tollhouse.apps.edge import answering_the_edge
 from tollhouse.apps.following import follow_prices
 from tollhouse.apps.health import Health, Probe
 from tollhouse.apps.housekeeping import keep_house
@@ -156,6 +157,7 @@ async def open_service(
         endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses)
         listing = ModelListing(models, core.engine.database)
         app = _control_plane(core, reconciliation, upstreams, listing)
+        app = answering_the_edge(app, core.engine.keyring, clock)
         yield Service(app, endpoint, core.engine.describe, _operator_token(core))
 
 

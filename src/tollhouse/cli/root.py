@@ -7,6 +7,7 @@ from tollhouse.cli.audit import audit
 from tollhouse.cli.budgets import budget
 from tollhouse.cli.demo.command import demo
 from tollhouse.cli.doctor.command import doctor
+from tollhouse.cli.edge import edge
 from tollhouse.cli.features import feature
 from tollhouse.cli.keys import key
 from tollhouse.cli.migrate import migrate
@@ -28,5 +29,5 @@ def root() -> None:
     """
 
 
-for _command in (demo, serve, migrate, doctor, tenant, feature, key, budget, usage, reconcile, audit, verify):
+for _command in (demo, serve, migrate, doctor, tenant, feature, key, budget, usage, reconcile, audit, verify, edge):
     root.add_command(_command)

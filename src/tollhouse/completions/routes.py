@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 import msgspec
 
@@ -15,7 +15,7 @@ from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.relay import Sink
 from tollhouse.completions.wire.base import Api
 from tollhouse.errors import InvalidRequest, TollhouseError
-from tollhouse.keys.bearer import bearer_key, client_key
+from tollhouse.keys.bearer import bearer_key, client_key, query_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.headers import single_value
@@ -24,7 +24,7 @@ from tollhouse.kit.validation import MAX_ID, MAX_SLUG, printable
 COMPLETE_PATH = "/ai/complete"
 _COUNT_PATH = b"/v1/messages/count_tokens"
 # Google's own client takes either version of its API, by its configuration.
-_GEMINI_PREFIXES = (b"/v1beta/models/", b"/v1/models/", b"/v1alpha/models/")
+GEMINI_PREFIXES = (b"/v1beta/models/", b"/v1/models/", b"/v1alpha/models/")
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 
@@ -196,7 +196,7 @@ class Routes:
             return route
         path, _, query = target.partition(b"?")
         route = self._by_path.get(path)
-        if route is None and path.startswith(_GEMINI_PREFIXES):
+        if route is None and path.startswith(GEMINI_PREFIXES):
             route = self._find_gemini(path.split(b"/", 3)[3], query)
         return route
 
@@ -206,9 +206,7 @@ class Routes:
         if found is None or not model:
             return None
         api, is_stream = found
-        keys = parse_qs(query.decode("latin-1")).get("key", [])
-        query_key = keys[0] if len(keys) == 1 else None
-        return ApiRoute(api, *self._parts, path_model=model, query_key=query_key, is_stream=is_stream)
+        return ApiRoute(api, *self._parts, path_model=model, query_key=query_key(query), is_stream=is_stream)
 
 
 def _named(headers: RawHeaders) -> dict[str, str]:

@@ -5,6 +5,7 @@ whose ``extra["accepts"]``, where there is one, is the part of the rule that bou
 docs/configuration.md describes the same keys to operators; a test keeps the two equal.
 """
 
+import ipaddress
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -72,6 +73,58 @@ def _is_database_url(text: str) -> bool:
     # A ledger in memory would be lost with the process, so ":memory:" is no database here.
     file = text.removeprefix(_SQLITE_SCHEME)
     return text.startswith(_SQLITE_SCHEME) and file not in {"", ":memory:"} and "?" not in file
+
+
+# What a gateway's configuration file holds must not be able to end a value there and begin a directive.
+_HOST_PORT = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})", re.ASCII
+)
+_SERVER_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", re.ASCII)
+_PATH = re.compile(r"/[A-Za-z0-9._/+@=:,-]{0,1023}", re.ASCII)
+
+
+_SERVER_NAMES = "a list of host names, *. in front for all below, each once"
+_PATHS = "an absolute path of letters, digits and . _ / + @ = : , -"
+
+
+def is_path(text: str) -> bool:
+    """Whether a text is an absolute path that means nothing but itself in any configuration."""
+    return _PATH.fullmatch(text) is not None
+
+
+def is_host_port(text: str) -> bool:
+    """Whether a text is ``host:port`` or ``[IPv6]:port``, and nothing that could be taken for more."""
+    match = _HOST_PORT.fullmatch(text)
+    return (
+        match is not None
+        and 0 < int(match[1]) <= 65_535
+        and (text[0] != "[" or _is_network(text[1:].split("]", maxsplit=1)[0]))
+    )
+
+
+def _is_feature_upstream(text: str) -> bool:
+    slug, _, upstream = text.rpartition("=")
+    return _is_name(slug) and is_host_port(upstream)
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _each(accepts: Callable[[str], bool]) -> Callable[[tuple[str, ...]], bool]:
+    return lambda texts: len(set(texts)) == len(texts) and all(map(accepts, texts))
 
 
 class SecretReference(msgspec.Struct, frozen=True):
@@ -257,6 +310,41 @@ class Ledger(Section, frozen=True):
     """How long the ceiling of a call of unknown outcome stays counted, unless reconciliation resolves it."""
 
 
+class Edge(Section, frozen=True):
+    """The edge gateway in front of the service, whose configuration ``tollhouse edge`` writes."""
+
+    upstreams: Annotated[
+        tuple[str, ...], _accepting(_each(is_host_port), "a list of host:port, or [IPv6]:port, each once")
+    ] = ()
+    """The instances; none stands for the one that this configuration itself describes."""
+    feature_upstreams: Annotated[
+        tuple[str, ...], _accepting(_each(_is_feature_upstream), "a list of feature=host:port, each once")
+    ] = ()
+    """Instances that take the requests of a feature; those of one feature share them."""
+    server_names: Annotated[
+        tuple[str, ...], _accepting(_each(lambda name: _SERVER_NAME.fullmatch(name) is not None), _SERVER_NAMES)
+    ] = ()
+    """The host names that are served; none stands for any."""
+    address: Annotated[str, _accepting(_is_address, "an IP address")] = "0.0.0.0"  # noqa: S104 - it is the way in
+    https_port: Annotated[int, _whole(1, 65_535)] = 443
+    http_port: Annotated[int, _whole(0, 65_535)] = 80
+    """Redirects to HTTPS, or with ``plain_http`` serves; 0: nobody listens there."""
+    plain_http: Annotated[bool, Meta(description="true or false")] = False
+    """Serve without TLS, behind something that ends it."""
+    certificate: Annotated[str, _accepting(is_path, _PATHS)] | None = None
+    certificate_key: Annotated[str, _accepting(is_path, _PATHS)] | None = None
+    trusted_proxies: Annotated[
+        tuple[str, ...], _accepting(_each(_is_network), "a list of IP addresses or networks, each once")
+    ] = ()
+    """Proxies in front of the edge, whose word on the client's address is taken."""
+    read_timeout_s: Annotated[int, _whole(1, 86_400)] = 60
+    """How long a service may send nothing; streams send heartbeats."""
+    max_fails: Annotated[int, _whole(1, 1000)] = 3
+    """After so many failures an instance gets no requests …"""
+    fail_timeout_s: Annotated[int, _whole(1, 3600)] = 10
+    """… for so long, in which the failures are also counted."""
+
+
 REFERENCE_TIERS = {
     "starter": Tier(budget_usd=Decimal(2)),
     "growth": Tier(budget_usd=Decimal(10)),
@@ -278,3 +366,4 @@ class Config(Section, frozen=True):
     """Configured tiers join the reference tiers, or take their place under the same name."""
     idempotency: Idempotency = Idempotency()
     ledger: Ledger = Ledger()
+    edge: Edge = Edge()

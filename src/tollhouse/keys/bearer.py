@@ -1,6 +1,7 @@
 """Reading the caller's key from a request's headers: RFC 6750, or where a vendor's own client puts it."""
 
 from collections.abc import Sequence
+from urllib.parse import parse_qs
 
 from tollhouse.errors import Unauthorized
 from tollhouse.kit.headers import single_value
@@ -54,3 +55,9 @@ def client_key(headers: Sequence[tuple[bytes, bytes]]) -> str:
     if not key:
         raise Unauthorized(f"no key was sent; {_EXPECTED}")
     return key
+
+
+def query_key(query: bytes) -> str | None:
+    """Return the key in a query, where Google's clients may put it; None where there is none, or several."""
+    keys = parse_qs(query.decode("latin-1")).get("key", [])
+    return keys[0] if len(keys) == 1 else None

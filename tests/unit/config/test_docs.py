@@ -31,6 +31,8 @@ def default_of(field: Any) -> str:
     match field.default:
         case None:
             return "none"
+        case bool(default):
+            return f"`{str(default).lower()}`"
         case ():
             return "`[]`"
         case msgspec.NODEFAULT:
