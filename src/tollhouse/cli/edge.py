@@ -65,8 +65,9 @@ def _with_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def edge() -> None:
     """Write the configuration of an edge gateway.
 
-    It stands in front of any number of instances, and is what callers reach. It ends TLS, asks Tollhouse whose each request is, holds tenants to their rate, spreads calls over the instances
-    that are up, and never sends a call twice. What the options leave out comes from [edge], [limits] and [server].
+    It stands in front of any number of instances, and is what callers reach. It ends TLS, asks Tollhouse whose each
+    request is, holds tenants to their rate, spreads calls over the instances that are up, and never sends a call twice.
+    What the options leave out comes from [edge], [limits] and [server].
     """
 
 
