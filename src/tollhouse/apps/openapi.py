@@ -23,7 +23,7 @@ _ERROR = {
     "content": {"application/json": {"schema": {"$ref": _REF.format(name=ErrorBody.__name__)}}},
 }
 
-_COMPLETION_ERRORS = (
+COMPLETION_ERRORS = (
     errors.Unauthorized,
     errors.BudgetExceeded,
     errors.Forbidden,
@@ -59,7 +59,7 @@ def _responses(kinds: Iterable[type[TollhouseError]]) -> dict[int, ResponseSpec]
     }
 
 
-COMPLETION_RESPONSES = _responses(_COMPLETION_ERRORS)
+COMPLETION_RESPONSES = _responses(COMPLETION_ERRORS)
 
 
 def served_elsewhere(_connection: object, _handler: object) -> None:
