@@ -60,6 +60,26 @@ def test_a_connection_that_says_what_nobody_asked_for_is_not_used_again(server, 
     assert server.connections == 2
 
 
+def test_what_a_gateway_says_to_an_idle_connection_is_no_answer_to_the_next_call(server, client):
+    has_said = threading.Event()
+
+    def answers_and_says_farewell(connection):
+        completion()(connection)
+        threading.Event().wait(0.02)
+        connection.sendall(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
+        has_said.set()
+        return True
+
+    server.script(answers_and_says_farewell, completion("Hello again"))
+    client.complete(**CALL)
+    assert has_said.wait(5)
+    if isinstance(client, Asyncio):
+        # Its connections hear of what comes while its loop runs.
+        client.run(lambda: asyncio.sleep(0.02))
+    assert client.complete(**CALL).content == "Hello again"
+    assert (server.connections, client.pauses_s) == (2, [])
+
+
 def test_a_connection_is_closed_when_the_server_says_so(server, client):
     server.script(
         answer(503, {"error": "ai_unavailable", "message": "m"}, headers={"Connection": "close"}), completion()
