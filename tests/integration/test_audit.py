@@ -46,7 +46,7 @@ def test_uses_on_the_hot_path_are_told_within_moments(service):
 
 
 def test_the_log_is_exported_and_proven_beside_the_service(service):
-    service.tenant()
+    service.new_key(tenants=[service.tenant()])
     exported = service.run("audit", "export")
     rows = [json.loads(line) for line in exported.stdout.splitlines()]
     assert exported.returncode == 0, exported

@@ -19,6 +19,7 @@ from tollhouse.storage.postgres.failures import unavailable
 
 T = TypeVar("T")
 
+_STOPPING = "the service is stopping; try again shortly"
 _MAX_WAITING = 1000
 # Reports may take a while; what takes longer than this is no work of a service.
 _LONGEST_S = 60
@@ -58,7 +59,7 @@ class ControlPool:
         self, run: Callable[[sa.Engine, Callable[[sa.Connection], T]], T], work: Callable[[sa.Connection], T]
     ) -> T:
         if self._is_closing:
-            raise Unavailable("the service is stopping; try again shortly", retry_after_s=1)
+            raise Unavailable(_STOPPING, retry_after_s=1)
         if len(self._running) >= _MAX_WAITING:
             raise Unavailable("too much waits for the database; try again shortly", retry_after_s=1)
         running = asyncio.get_running_loop().run_in_executor(self._threads, run, self.engine, work)
@@ -70,6 +71,9 @@ class ControlPool:
             self._hang_up()
             running.add_done_callback(_seen)
             raise unavailable()
+        if running.cancelled():
+            # It had not begun when the pool was closed. Whoever waits for it was not cancelled.
+            raise Unavailable(_STOPPING, retry_after_s=1)
         try:
             return running.result()
         except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:

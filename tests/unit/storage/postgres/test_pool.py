@@ -75,6 +75,19 @@ def test_a_server_that_does_not_answer_at_all_is_hung_up_on_also_at_the_end(tmp_
         asyncio.run(main())
 
 
+def test_work_that_has_not_begun_when_the_pool_closes_is_refused(url):
+    async def main():
+        pool = ControlPool(url, connections=1, timeout_s=5.0)
+        waiting = [asyncio.create_task(pool.read(sleep(0.3))) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        await pool.close()
+        ended = await asyncio.gather(*waiting, return_exceptions=True)
+        assert isinstance(ended[-1], Unavailable)
+        assert not any(isinstance(each, asyncio.CancelledError) for each in ended)
+
+    asyncio.run(main())
+
+
 def test_what_the_server_sets_by_default_does_not_change_what_transactions_see_or_keep(url, name):
     shared_server().execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
     shared_server().execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
