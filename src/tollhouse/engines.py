@@ -16,7 +16,7 @@ import structlog
 from tollhouse.budgets import store as budgets
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError, Unavailable
-from tollhouse.gate.admission import Admission
+from tollhouse.gate.admission import Admission, Admitted
 from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.keys.pepper import FilePepper, StoredPepper, pepper_path
@@ -78,6 +78,7 @@ async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> Asyn
         try:
             database.open()
             ledger = Ledger(database, clock)
+            database.when_late(Admission, partial(_give_back, ledger))
             try:
                 await ledger.recover()
                 keyring = await open_keyring(database, secrets.pepper, FilePepper(pepper_path(path)))
@@ -89,6 +90,12 @@ async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> Asyn
             yield Engine(database, ledger, keyring, database, describe=lock.describe)
         finally:
             await database.close()
+
+
+def _give_back(ledger: Ledger, admission: Admission, outcome: object) -> None:
+    """Undo an admission that nobody has waited for, so that its call is not made."""
+    if isinstance(outcome, Admitted):
+        ledger.give_back(admission.reservation, admission.claim)
 
 
 @asynccontextmanager

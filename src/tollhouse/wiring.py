@@ -1,4 +1,4 @@
-"""The composition root: the only place that names concrete parts and puts them together."""
+"""The composition root: with ``engines.py`` and ``candidates.py`` the only place that names concrete parts."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,18 +11,21 @@ import structlog
 
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
-from tollhouse.apps.catalogue import base_url, compile_configured
+from tollhouse.apps.catalogue import compile_configured
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.edge import answering_the_edge
 from tollhouse.apps.following import follow_prices
-from tollhouse.apps.health import Health, Probe
+from tollhouse.apps.health import Health, memory_limit_bytes, resident_bytes
 from tollhouse.apps.housekeeping import keep_house
+from tollhouse.audit.journal import AuditJournal
 from tollhouse.audit.service import AuditLog
 from tollhouse.audit.uses import FIRST_USED, NotableUses
 from tollhouse.billing.service import UsageReports
+from tollhouse.candidates import make_guards, make_models, make_upstreams
 from tollhouse.completions.call import Limits, Planner
+from tollhouse.completions.hedging import Hedging
 from tollhouse.completions.listing import ModelListing
-from tollhouse.completions.models import Candidate, Models
+from tollhouse.completions.models import Models
 from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.relay import StreamBounds
 from tollhouse.completions.routes import Routes
@@ -38,14 +41,17 @@ from tollhouse.kit.clock import Clock, SystemClock
 from tollhouse.kit.money import nano_usd
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.pricing.catalogue import Catalogue
-from tollhouse.providers.base import Adapter, SearchesUnasked
-from tollhouse.providers.dial import default_tls
-from tollhouse.providers.registry import adapter_for
-from tollhouse.providers.transport import TransportLimits, Upstream, proxy_from_environment
+from tollhouse.providers.transport import Upstream
 from tollhouse.reconciliation.model import PriceOf
 from tollhouse.reconciliation.service import Reconciliation
+from tollhouse.resilience.breaker import Transition
+from tollhouse.resilience.guards import Guards
+from tollhouse.resilience.reachability import Reachability
+from tollhouse.resilience.shedding import LoadShedder, SheddingLimits
 from tollhouse.storage.lock import Owner
+from tollhouse.telemetry.guards import guard_metrics, shedding_metrics
 from tollhouse.telemetry.metrics import Metrics
+from tollhouse.tenants.tiers import TenantTiers
 
 _LOG = structlog.get_logger("tollhouse.start")
 _OPERATOR_KEY_ID = "operator"
@@ -111,7 +117,8 @@ async def open_control_plane(
         reconciliation = _reconciliation(config, core, lambda: _compiled_prices(config, core.clock))
         # Commands list no models.
         listing = ModelListing(Models({}, {}, PriceBook({}, {}, core.clock)), core.engine.database)
-        yield _control_plane(core, reconciliation, {}, listing), _operator_token(core)
+        app = _control_plane(core, reconciliation, listing, _reachability({}, core.clock, 1.0))
+        yield app, _operator_token(core)
 
 
 @asynccontextmanager
@@ -136,8 +143,16 @@ async def open_service(
             stack.push_async_callback(upstream.close)
         known = await catalogue
         prices = PriceBook(configured_prices(config), known.prices, clock)
-        models = _models(config, secrets, upstreams, prices, known.context_windows)
-        routes = _routes(config, core, models)
+        journal = AuditJournal(AuditLog(core.engine.database, clock), clock)
+        guards = make_guards(config, secrets, clock, partial(_tell_of_breaker, journal, core.metrics))
+        models = make_models(config, secrets, upstreams, guards, prices, known.context_windows)
+        pipeline = _pipeline(config, core, journal)
+        stack.push_async_callback(pipeline.background.finish, config.server.stop_timeout_s)
+        routes = _routes(config, core, models, pipeline)
+        shedder = LoadShedder(_shedding_limits(config), resident_bytes)
+        reachability = _reachability(upstreams, clock, config.breaker.reach_every_s)
+        core.metrics.add(lambda: guard_metrics(guards.samples(reachability)))
+        core.metrics.add(lambda: shedding_metrics(shedder.shed, shedder.lag_s))
         reconciliation = _reconciliation(config, core, lambda: _known_prices(prices))
 
         def expire_unknown() -> Awaitable[int]:
@@ -148,15 +163,22 @@ async def open_service(
         def load_prices() -> dict[str, ConfiguredPrice]:
             return configured_prices(load_config(file, environ))
 
-        duties = (*engine.duties, core.uses.keep_writing, lambda: follow_prices(prices, file, load_prices))
-        stack.push_async_callback(core.uses.flush)
-        house = asyncio.create_task(
-            keep_house(engine.ledger, engine.reserved, clock, _probes(upstreams), expire_unknown, duties)
+        duties = (
+            *engine.duties,
+            core.uses.keep_writing,
+            lambda: follow_prices(prices, file, load_prices),
+            journal.keep_writing,
+            shedder.watch,
+            reachability.keep_looking,
         )
+        house = asyncio.create_task(keep_house(engine.ledger, engine.reserved, clock, expire_unknown, duties))
+        # What was taken down last is written before the database is closed.
+        stack.push_async_callback(core.uses.flush)
+        stack.push_async_callback(_write_the_rest, journal)
         stack.callback(house.cancel)
-        endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses)
+        endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses, shedder)
         listing = ModelListing(models, core.engine.database)
-        app = _control_plane(core, reconciliation, upstreams, listing)
+        app = _control_plane(core, reconciliation, listing, reachability, guards, shedder)
         app = answering_the_edge(app, core.engine.keyring, clock)
         yield Service(app, endpoint, core.engine.describe, _operator_token(core))
 
@@ -187,14 +209,21 @@ async def _compiled_prices(config: Config, clock: Clock) -> PriceOf:
 
 
 def _control_plane(
-    core: Core, reconciliation: Reconciliation, upstreams: Mapping[str, Upstream], listing: ModelListing
+    core: Core,
+    reconciliation: Reconciliation,
+    listing: ModelListing,
+    reachability: Reachability,
+    guards: Guards | None = None,
+    shedder: LoadShedder | None = None,
 ) -> AsgiApp:
     health = Health(
         database=core.engine.reserved,
         ledger=core.engine.ledger,
         metrics=core.metrics,
         clock=core.clock,
-        probes=_probes(upstreams),
+        reachability=reachability,
+        guards=guards,
+        shedder=shedder,
         is_in_touch=core.engine.is_in_touch,
     )
     return control_plane(
@@ -210,15 +239,55 @@ def _control_plane(
     )
 
 
-def _probes(upstreams: Mapping[str, Upstream]) -> dict[str, Probe]:
-    return {name: upstream.probe for name, upstream in upstreams.items()}
+def _reachability(upstreams: Mapping[str, Upstream], clock: Clock, every_s: float) -> Reachability:
+    return Reachability({name: upstream.probe for name, upstream in upstreams.items()}, clock, every_s)
 
 
-def _routes(config: Config, core: Core, models: Models) -> Routes:
-    pipeline = Pipeline(
+def _tell_of_breaker(
+    journal: AuditJournal, metrics: Metrics, provider: str, model: str, transition: Transition
+) -> None:
+    """Take down that a breaker changed its state: in the log, the metrics and the audit log."""
+    metrics.transitioned(provider, model, transition.after)
+    told = msgspec.structs.asdict(transition)
+    log = _LOG.info if transition.after == "closed" else _LOG.warning
+    log("a circuit breaker changed its state", provider=provider, model=model, **told)
+    before = {"state": told.pop("before")}
+    told["state"] = told.pop("after")
+    journal.note(
+        f"breaker.{transition.after}",
+        (provider, model),
+        tenant_id="",
+        target=f"{provider}/{model}",
+        before=before,
+        after={"provider": provider, "model": model, **told},
+    )
+
+
+async def _write_the_rest(journal: AuditJournal) -> None:
+    try:
+        await journal.flush()
+    except Unavailable as error:
+        _LOG.error("the last events are missing in the audit log", reason=error.message)
+
+
+def _shedding_limits(config: Config) -> SheddingLimits:
+    settings = config.shedding
+    max_memory_bytes = settings.max_memory_bytes
+    if max_memory_bytes is None:
+        allowed = memory_limit_bytes()
+        max_memory_bytes = None if allowed is None else allowed * 9 // 10
+    return SheddingLimits(settings.max_lag_s, max_memory_bytes, settings.max_calls)
+
+
+def _pipeline(config: Config, core: Core, journal: AuditJournal) -> Pipeline:
+    failover = config.failover
+    return Pipeline(
         gate=Gate(core.engine.database),
         ledger=core.engine.ledger,
-        audit=AuditLog(core.engine.database, core.clock),
+        journal=journal,
+        tiers=TenantTiers(core.engine.database, core.clock),
+        max_retry_after_s=failover.max_retry_after_s,
+        hedging=Hedging(nano_usd(failover.hedge_max_usd)) if failover.hedge else None,
         metrics=core.metrics,
         clock=core.clock,
         bounds=StreamBounds(
@@ -227,6 +296,9 @@ def _routes(config: Config, core: Core, models: Models) -> Routes:
             drain_bytes=config.limits.drain_bytes,
         ),
     )
+
+
+def _routes(config: Config, core: Core, models: Models, pipeline: Pipeline) -> Routes:
     limits = Limits(
         call_timeout_s=config.limits.call_timeout_s,
         max_timeout_s=config.limits.max_timeout_s,
@@ -236,95 +308,6 @@ def _routes(config: Config, core: Core, models: Models) -> Routes:
     )
     planner = Planner(models, core.clock, limits)
     return Routes(core.engine.keyring, planner, pipeline, apis=CLIENT_APIS, gemini=GEMINI_VERBS)
-
-
-def make_upstreams(config: Config, environ: Mapping[str, str]) -> dict[str, Upstream]:
-    """Return the transport to each configured provider, by its name."""
-    # One context for all, since each holds its own copy of the system's certificates.
-    tls = default_tls()
-    upstreams = {}
-    for name, settings in config.providers.items():
-        address = base_url(config, name)
-        limits = TransportLimits(
-            connect_timeout_s=settings.connect_timeout_s,
-            max_connections=settings.max_connections,
-            # Whoever got a connection to this service may wait for one to the provider, within its deadline.
-            max_waiting=config.server.max_connections,
-        )
-        proxy_url = proxy_from_environment(address, environ)
-        upstreams[name] = Upstream(address, limits=limits, tls=tls, proxy_url=proxy_url)
-    return upstreams
-
-
-def _models(
-    config: Config,
-    secrets: Secrets,
-    upstreams: Mapping[str, Upstream],
-    prices: PriceBook,
-    context_windows: Mapping[str, int],
-) -> Models:
-    adapters = {
-        name: adapter_for(
-            settings.kind,
-            base_url=base_url(config, name),
-            api_key=secrets.provider_api_keys.get(name, ""),
-            has_responses=settings.has_responses,
-        )
-        for name, settings in config.providers.items()
-    }
-    candidates = {
-        name: Candidate(
-            model=name,
-            provider=settings.provider,
-            upstream_model=settings.upstream_model or name,
-            adapter=adapters[settings.provider],
-            transport=upstreams[settings.provider],
-            timeout_s=config.providers[settings.provider].timeout_s,
-            max_output_tokens=settings.max_output_tokens,
-            input_overhead_tokens=settings.input_overhead_tokens,
-            context_window=settings.context_window or context_windows.get(name),
-            max_image_tokens=_max_image_tokens(config, name),
-            own_searches=_own_searches(adapters[settings.provider], settings.upstream_model or name),
-            first_byte_timeout_s=config.providers[settings.provider].first_byte_timeout_s,
-        )
-        for name, settings in config.models.items()
-    }
-    fallbacks = {}
-    for name, settings in config.models.items():
-        fallbacks[name] = [other for other in settings.fallbacks if other in candidates]
-        for missing in sorted(set(settings.fallbacks) - set(candidates)):
-            _LOG.warning("a fallback is not configured, and is passed over", model=name, fallback=missing)
-        if prices.get(name) is None:
-            _LOG.warning("a model has no price, so calls of it are refused", model=name)
-    aliases = {alias: name for name, settings in config.models.items() for alias in settings.aliases}
-    return Models(candidates, fallbacks, prices, aliases=aliases, tiers=_tiers_of_models(config))
-
-
-def _tiers_of_models(config: Config) -> dict[str, frozenset[str]]:
-    """Return, for each model, the tiers that have it; nothing where every tier has every model."""
-    if all(tier.models is None for tier in config.tiers.values()):
-        return {}
-    return {
-        name: frozenset(t for t, tier in config.tiers.items() if tier.models is None or name in tier.models)
-        for name in config.models
-    }
-
-
-def _max_image_tokens(config: Config, name: str) -> int:
-    """Return the most tokens that one picture counts as, unless it is configured what is known of the vendor.
-
-    OpenAI's gpt-4o-mini counts a picture in full detail as up to 48,169 tokens (2,833 and 5,667 a tile), its other
-    models as up to 2,500; Anthropic's count up to 4,784, and Google's up to 258 a tile.
-    """
-    settings = config.models[name]
-    if settings.max_image_tokens is not None:
-        return settings.max_image_tokens
-    is_small = "4o-mini" in (settings.upstream_model or name)
-    return 50_000 if is_small and config.providers[settings.provider].kind == "openai" else 6_000
-
-
-def _own_searches(adapter: Adapter, upstream_model: str) -> int:
-    return adapter.own_searches(upstream_model) if isinstance(adapter, SearchesUnasked) else 0
 
 
 def configured_prices(config: Config) -> dict[str, ConfiguredPrice]:

@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from harness import engines
 from harness.clock import FakeClock
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation, Scope
-from tollhouse.engines import assemble_cluster
+from tollhouse.engines import _give_back, assemble_cluster
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.service import Gate
@@ -258,7 +258,9 @@ async def _open_embedded(path: Path, clock: FakeClock, **limits: int) -> AsyncIt
     sqlite_ledger.handle_on(database)
     database.open()
     try:
-        yield Books(database, clock, Ledger(database, clock))
+        ledger = Ledger(database, clock)
+        database.when_late(Admission, partial(_give_back, ledger))
+        yield Books(database, clock, ledger)
     finally:
         await database.close()
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from harness.books import Books
+from tollhouse.audit.journal import AuditJournal
 from tollhouse.audit.service import AuditLog
 from tollhouse.completions.call import Answer, Call, Limits, Planner
 from tollhouse.completions.decoding import decode_body
@@ -42,6 +43,7 @@ from tollhouse.providers.refusals import failure
 from tollhouse.providers.sse import ServerSentEvent, encode_event
 from tollhouse.providers.usage import Usage
 from tollhouse.telemetry.metrics import Metrics
+from tollhouse.tenants.tiers import TenantTiers
 
 API_KEY = "th_the key of the tests"
 SHOP = Principal("key_1", "shop", "service", None)
@@ -282,6 +284,7 @@ class Desk:
         changes: Mapping[str, Mapping[str, Any]] | None = None,
         call_timeout_s: float = 60.0,
         bounds: StreamBounds = StreamBounds(),  # noqa: B008 - frozen
+        tier_fallbacks: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
     ) -> None:
         self.books = books
         self.providers = providers
@@ -293,15 +296,17 @@ class Desk:
         book = PriceBook({name: price for name, price in configured.items() if price}, {}, books.clock)
         primary, *fallbacks = providers
         self.planner = Planner(
-            Models(candidates, {primary: fallbacks}, book),
+            Models(candidates, {primary: fallbacks}, book, tier_fallbacks=tier_fallbacks or {}),
             books.clock,
             Limits(call_timeout_s=call_timeout_s, max_timeout_s=600, keep_answers_hours=24),
         )
         self.metrics = Metrics()
+        self.journal = AuditJournal(AuditLog(books.database, books.clock), books.clock)
         self.pipeline = Pipeline(
             gate=books.gate,
             ledger=books.ledger,
-            audit=AuditLog(books.database, books.clock),
+            journal=self.journal,
+            tiers=TenantTiers(books.database, books.clock),
             metrics=self.metrics,
             clock=books.clock,
             bounds=bounds,
@@ -314,10 +319,12 @@ class Desk:
         key: str | None = None,
         principal: Principal = SHOP,
         api_key: str = API_KEY,
+        timeout: str | None = None,
     ) -> Call:
         """Plan a call of model ``small`` by tenant 42, with some fields of its body changed."""
         body = body_of(**fields or {})
-        return self.planner.plan(decode_body(body), principal, api_key, key, new_id("req", self.books.clock.now_ms()))
+        request_id = new_id("req", self.books.clock.now_ms())
+        return self.planner.plan(decode_body(body), principal, api_key, key, request_id, timeout)
 
     async def complete(self, fields: Mapping[str, Any] | None = None, **how: Any) -> Answer:
         answer = await self.pipeline.complete(self.plan(fields, **how))

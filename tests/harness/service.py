@@ -37,6 +37,8 @@ SECRETS = {"TEST_ADMIN_KEY": ADMIN_KEY, "TEST_PROVIDER_KEY": PROVIDER_KEY}
 """The environment that configurations of tests name."""
 # Short, so that what a killed instance left is held soon; on SQLite it means nothing.
 LEASE_S = 2
+NO_BREAKER = "[breaker]\nenabled = false\n"
+"""For tests whose providers fail on purpose, again and again."""
 DATABASE_KEYS = f"lease_s = {LEASE_S}\n"
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0

@@ -39,6 +39,7 @@ from tollhouse.pricing.book import PriceBook
 from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import PriceOf
 from tollhouse.reconciliation.service import Reconciliation
+from tollhouse.resilience.reachability import Reachability
 from tollhouse.storage.database import Database
 from tollhouse.telemetry.metrics import Metrics
 
@@ -120,8 +121,14 @@ class Plane:
             keyring=keyring,
             clock=self.clock,
             metrics=metrics,
-            health=Health(database=database, ledger=ledger, metrics=metrics, clock=self.clock, probes={}),
             uses=self.uses,
+            health=Health(
+                database=database,
+                ledger=ledger,
+                metrics=metrics,
+                clock=self.clock,
+                reachability=Reachability({}, self.clock),
+            ),
         )
         config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, server_header=False)
         self.server = uvicorn.Server(config)

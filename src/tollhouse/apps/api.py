@@ -10,10 +10,11 @@ from tollhouse.apps.noting import Client, address_of, note_refusal
 from tollhouse.audit.uses import ADMIN_USED, NotableUses
 from tollhouse.completions.relay import Sink
 from tollhouse.completions.routes import Caller, Route, Routes
-from tollhouse.errors import InternalError, ProviderRejected, TollhouseError
+from tollhouse.errors import InternalError, ProviderRejected, TollhouseError, Unavailable
 from tollhouse.keys.service import ADMIN_KEY_ID
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
+from tollhouse.resilience.shedding import LoadShedder
 from tollhouse.telemetry.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -39,8 +40,11 @@ _LOG = structlog.get_logger("tollhouse.api")
 class CompletionEndpoint:
     """Answers completion calls; the HTTP server hands them over whole."""
 
-    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock, uses: NotableUses) -> None:
+    def __init__(
+        self, routes: Routes, metrics: Metrics, clock: Clock, uses: NotableUses, shedder: LoadShedder
+    ) -> None:
         self._routes = routes
+        self._shedder = shedder
         self._metrics = metrics
         self._clock = clock
         self._uses = uses
@@ -70,6 +74,10 @@ class CompletionEndpoint:
     ) -> HttpAnswer | None:
         """Serve a call; None once the sink has taken its answer. Never raises, but for cancellation."""
         metrics = self._metrics
+        overload = self._shedder.turn_away(metrics.calls_in_flight)
+        if overload is not None:
+            busy = Unavailable(f"{overload}; try again shortly", retry_after_s=1)
+            return self._failed(route, busy, request_id, sink)
         metrics.calls_in_flight += 1
         try:
             answer = await route.serve(caller, body, request_id, sink)

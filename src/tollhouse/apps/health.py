@@ -4,7 +4,7 @@ import asyncio
 import os
 import resource
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
@@ -15,22 +15,23 @@ from tollhouse import __version__
 from tollhouse.errors import TollhouseError
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.service import Ledger
-from tollhouse.providers.base import ProviderError
+from tollhouse.resilience.api_keys import KeySnapshot
+from tollhouse.resilience.breaker import BreakerSnapshot, State
+from tollhouse.resilience.guards import Guards
+from tollhouse.resilience.reachability import Reach, Reachability
+from tollhouse.resilience.shedding import LoadShedder
 from tollhouse.storage.database import Database
 from tollhouse.storage.probe import touch
 from tollhouse.telemetry.metrics import Metrics
 
 T = TypeVar("T")
 
-Probe = Callable[[float], Awaitable[None]]
-"""Reaches a provider within so many seconds, or raises ProviderError."""
-
 _WRITE_FRESH_S = 1.0
 _WRITE_TIMEOUT_S = 2.0
-_PROBES_FRESH_S = 10.0
-_PROBE_TIMEOUT_S = 2.0
 _LAG_SAMPLE_S = 0.01
 _STATM = Path("/proc/self/statm")
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_NO_LIMIT_BYTES = 1 << 60
 _LOG = structlog.get_logger("tollhouse.health")
 
 
@@ -54,19 +55,29 @@ class MemoryHealth(msgspec.Struct, frozen=True):
 
 
 class ProviderHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether a connection to a provider could be opened, and if not, why."""
+    """Whether a connection to a provider could be opened, and if not, why; and whether calls go to it.
+
+    Attributes:
+        breaker: the state of its models' circuit breaker that is worst off; left out where breakers are switched off.
+        breakers: each of them.
+        keys: of a provider with several, each by its name.
+    """
 
     reachable: bool
     checked_at: str
     error: str | None = None
+    breaker: State | None = None
+    breakers: dict[str, BreakerSnapshot] = {}
+    keys: dict[str, KeySnapshot] = {}
 
 
-class HealthReport(msgspec.Struct, frozen=True):
+class HealthReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """The state of the service.
 
     ``unhealthy``: the ledger cannot be written, so no call can be served. ``degraded``: calls are served, but a
-    provider cannot be reached or ended calls wait to be entered; that is no reason to take this instance out, since
-    any other would fare the same.
+    provider cannot be reached or is left alone by its breaker, or ended calls wait to be entered; that is no reason to
+    take this instance out, since any other would fare the same. Neither is ``shedding``, why calls are turned away
+    just now: it passes, and the others would get them.
     """
 
     status: Literal["ok", "degraded", "unhealthy"]
@@ -77,6 +88,7 @@ class HealthReport(msgspec.Struct, frozen=True):
     database: DatabaseHealth
     memory: MemoryHealth
     providers: dict[str, ProviderHealth]
+    shedding: str | None = None
 
 
 class _Measured(Generic[T]):
@@ -111,13 +123,16 @@ class Health:
         ledger: Ledger,
         metrics: Metrics,
         clock: Clock,
-        probes: Mapping[str, Probe],
+        reachability: Reachability,
+        guards: Guards | None = None,
+        shedder: LoadShedder | None = None,
         is_in_touch: Callable[[], bool] = lambda: True,
     ) -> None:
         """Ask these parts.
 
         Args:
-            probes: reach each provider by its configured name.
+            guards: what stands before the providers; None for a command, which calls none, and so is
+            shedder: what turns calls away.
             is_in_touch: whether calls could be admitted now, as far as this process knows without asking.
         """
         self._is_in_touch = is_in_touch
@@ -125,11 +140,12 @@ class Health:
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
-        self._probes = probes
+        self._reachability = reachability
+        self._guards = guards
+        self._shedder = shedder
         self._started_s = clock.monotonic_s()
         self._writing: asyncio.Task[bool] | None = None
         self._writable = _Measured(self._try_to_write, clock, _WRITE_FRESH_S)
-        self._reachable = _Measured(self._probe_all, clock, _PROBES_FRESH_S)
 
     async def is_ready(self) -> bool:
         """Whether the ledger can be written: a row was committed within the last second, or is now."""
@@ -137,11 +153,15 @@ class Health:
 
     async def report(self) -> HealthReport:
         """Return the whole state."""
-        writable, providers, lag_ms = await asyncio.gather(self.is_ready(), self._reachable.get(), _event_loop_lag_ms())
+        writable, reached, lag_ms = await asyncio.gather(
+            self.is_ready(), self._reachability.latest(), _event_loop_lag_ms()
+        )
         unwritten = self._ledger.unwritten
-        impaired = unwritten > 0 or not all(provider.reachable for provider in providers.values())
+        providers = {name: self._provider(name, reach) for name, reach in reached.items()}
+        impaired = unwritten > 0 or not all(each.reachable and each.breaker != "open" for each in providers.values())
+        shedding = None if self._shedder is None else self._shedder.reason
         return HealthReport(
-            status="unhealthy" if not writable else "degraded" if impaired else "ok",
+            status="unhealthy" if not writable else "degraded" if impaired or shedding else "ok",
             version=__version__,
             uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
             calls_in_flight=self._metrics.calls_in_flight,
@@ -149,6 +169,20 @@ class Health:
             database=DatabaseHealth(writable, unwritten, self._database.waiting),
             memory=MemoryHealth(resident_bytes()),
             providers=providers,
+            shedding=shedding,
+        )
+
+    def _provider(self, name: str, reach: Reach) -> ProviderHealth:
+        guards = self._guards
+        if guards is None or name not in guards.providers:
+            return ProviderHealth(reach.is_reachable, reach.checked_at, reach.error)
+        return ProviderHealth(
+            reachable=reach.is_reachable,
+            checked_at=reach.checked_at,
+            error=reach.error,
+            breaker=guards.providers[name].worst_state(),
+            breakers=guards.breakers(name),
+            keys=guards.keys(name),
         )
 
     @property
@@ -174,21 +208,6 @@ class Health:
             return False
         return True
 
-    async def _probe_all(self) -> dict[str, ProviderHealth]:
-        found = await asyncio.gather(*(self._probe(probe) for probe in self._probes.values()))
-        return dict(zip(self._probes, found, strict=True))
-
-    async def _probe(self, probe: Probe) -> ProviderHealth:
-        problem = None
-        try:
-            async with asyncio.timeout(_PROBE_TIMEOUT_S):
-                await probe(_PROBE_TIMEOUT_S)
-        except ProviderError as error:
-            problem = str(error)
-        except TimeoutError:
-            problem = f"no connection within {_PROBE_TIMEOUT_S:g} seconds"
-        return ProviderHealth(problem is None, utc_text(self._clock.now_ms()), problem)
-
 
 async def _event_loop_lag_ms() -> float:
     """Return by how much the event loop is late with a timer now, in milliseconds."""
@@ -205,3 +224,15 @@ def resident_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # The BSDs count kilobytes, macOS bytes.
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def memory_limit_bytes() -> int | None:
+    """Return how much memory the control group allows this process; None where nothing bounds it."""
+    for file in _MEMORY_LIMITS:
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        # The first version of control groups says "no limit" as a number near 2⁶³.
+        return int(text) if text.isdigit() and int(text) < _NO_LIMIT_BYTES else None
+    return None

@@ -1,22 +1,19 @@
 """What the API process does beside its calls: writing what could not be written, and ending what has expired."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from tollhouse.apps.health import Probe
 from tollhouse.errors import Unavailable
 from tollhouse.idempotency import store as idempotency
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.service import Ledger
-from tollhouse.providers.base import ProviderError
 from tollhouse.storage.database import Database
 
 _FORGET_EVERY_S = 60.0
 _FORGET_AT_ONCE = 1000
 _EXPIRE_EVERY_S = 60.0
-_PROBE_TIMEOUT_S = 5.0
 _LOG = structlog.get_logger("tollhouse.housekeeping")
 
 
@@ -24,22 +21,20 @@ async def keep_house(
     ledger: Ledger,
     database: Database,
     clock: Clock,
-    probes: Mapping[str, Probe],
     expire_unknown: Callable[[], Awaitable[int]],
-    of_the_engine: Sequence[Callable[[], Awaitable[None]]] = (),
+    further: Sequence[Callable[[], Awaitable[None]]] = (),
 ) -> None:
     """Run until cancelled. A defect in one duty is logged, and ends none of the others.
 
     Args:
         expire_unknown: frees the calls of unknown outcome that were held for long enough.
-        of_the_engine: the duties that the database brings along.
+        further: the duties that the database and the other parts bring along.
     """
     duties = [
         ledger.keep_writing(),
         _forget_expired_answers(database, clock),
         _expire_regularly(expire_unknown),
-        *(duty() for duty in of_the_engine),
-        *(_tell_if_unreachable(name, probe) for name, probe in probes.items()),
+        *(duty() for duty in further),
     ]
     await asyncio.gather(*(_logged(duty) for duty in duties))
 
@@ -49,14 +44,6 @@ async def _logged(duty: Awaitable[None]) -> None:
         await duty
     except Exception:  # noqa: BLE001 - logged, and the other duties go on
         _LOG.exception("a duty of housekeeping ended on a defect; restart the service")
-
-
-async def _tell_if_unreachable(name: str, probe: Probe) -> None:
-    """Look once, at start: an operator should learn of a wrong address before the first caller does."""
-    try:
-        await probe(_PROBE_TIMEOUT_S)
-    except ProviderError as error:
-        _LOG.warning("a provider cannot be reached; its calls get 503 until it can", provider=name, reason=str(error))
 
 
 async def _forget_expired_answers(database: Database, clock: Clock) -> None:

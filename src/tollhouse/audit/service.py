@@ -1,6 +1,7 @@
 """Writing to the audit log outside of another change's transaction."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from tollhouse.audit import store
@@ -58,4 +59,8 @@ class AuditLog:
             await asyncio.wait({other})
         entries, self._waiting = self._waiting, []
         self._committing, self._gathering = self._gathering, None
+        await self.record_all(entries)
+
+    async def record_all(self, entries: Sequence[AuditEntry]) -> None:
+        """Write several entries in one transaction; raises as ``record``."""
         await self._database.write(lambda connection: store.append_all(connection, entries))

@@ -79,6 +79,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         deadline_s: by the running loop's clock; for a stream, when it has to have begun.
         stream_timeout_s: how long a stream may take from beginning to end.
         tiers: the tiers whose tenants may use the model; None for all.
+        tier_chains: the fallbacks of the tiers that have their own; None where none has.
     """
 
     request_id: str
@@ -93,6 +94,16 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     claim: Claim | None
     stream_timeout_s: float = 600
     tiers: frozenset[str] | None = None
+    tier_chains: Mapping[str, tuple[PricedCandidate, ...]] | None = None
+
+    def for_tier(self, tier: str | None) -> "Call":
+        """Return the call with the fallbacks, and so the ceiling, of its tenant's tier; raises as ``Planner.plan``."""
+        fallbacks = None if self.tier_chains is None or tier is None else self.tier_chains.get(tier)
+        if fallbacks is None:
+            return self
+        candidates = (self.candidates[0], *fallbacks)
+        ceiling = _ceiling_nano_usd(candidates, self.question.weight, self.question.max_tokens)
+        return msgspec.structs.replace(self, candidates=candidates, ceiling_nano_usd=ceiling)
 
     def reservation(self, tried: PricedCandidate, attempt: int, now_ms: int) -> Reservation:
         """Return the reservation of an attempt, charged to the month of its admission."""
@@ -131,9 +142,18 @@ class Planner:
         self._limits = limits
 
     def plan(
-        self, body: CompleteBody, principal: Principal, api_key: str, idempotency_key: str | None, request_id: str
+        self,
+        body: CompleteBody,
+        principal: Principal,
+        api_key: str,
+        idempotency_key: str | None,
+        request_id: str,
+        timeout: str | None = None,
     ) -> Call:
         """Decide who is charged for a call in Tollhouse's own format, who may answer, and what it can cost.
+
+        Args:
+            timeout: its ``X-Request-Timeout``; of this and the body's ``timeout_s`` the smaller counts.
 
         Raises:
             Forbidden, TenantForbidden: the key may not make this call.
@@ -158,7 +178,11 @@ class Planner:
         claimed = None
         if idempotency_key is not None:
             claimed = self._claim(msgspec.json.encode(body), api_key, idempotency_key)
-        return self._call(question, candidates, whose, principal, body.timeout_s, claimed, request_id)
+        timeout_s = body.timeout_s
+        if timeout is not None:
+            header_s = _timeout_s(timeout)
+            timeout_s = header_s if timeout_s is None else min(timeout_s, header_s)
+        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id)
 
     def plan_api(
         self,
@@ -197,7 +221,8 @@ class Planner:
             # What path and headers say is part of what was asked: for another tenant it is another question.
             told = (api.name, asked.is_stream, asked.model, *_charged(whose, principal))
             claimed = self._claim(msgspec.json.encode(told) + b"\n" + raw, api_key, key)
-        timeout_s = _timeout_s(headers)
+        timeout = headers.get("x-request-timeout")
+        timeout_s = None if timeout is None else _timeout_s(timeout)
         return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id)
 
     def _call(
@@ -233,6 +258,7 @@ class Planner:
             claim=claimed,
             stream_timeout_s=self._limits.stream_timeout_s,
             tiers=self._models.tiers_of(candidates[0].candidate.model),
+            tier_chains=self._models.tier_chains(candidates[0].candidate.model),
         )
 
     def _claim(self, content: bytes, api_key: str, idempotency_key: str) -> Claim:
@@ -242,11 +268,8 @@ class Planner:
         return claim(api_key, idempotency_key, content, expires_at)
 
 
-def _timeout_s(headers: Mapping[str, str]) -> float | None:
-    """Return the deadline that a client of another API sets in ``X-Request-Timeout``, in seconds."""
-    text = headers.get("x-request-timeout")
-    if text is None:
-        return None
+def _timeout_s(text: str) -> float:
+    """Return the deadline that a client sets in ``X-Request-Timeout``, in seconds; raises InvalidRequest."""
     try:
         timeout_s = float(text)
     except ValueError:

@@ -11,6 +11,10 @@ from tollhouse.pricing.book import PriceBook
 from tollhouse.pricing.model import Price
 from tollhouse.providers.base import Adapter, WireRequest, WireResponse
 from tollhouse.providers.incoming import Incoming
+from tollhouse.resilience.api_keys import KeyRotation
+from tollhouse.resilience.breaker import CircuitBreaker
+from tollhouse.resilience.bulkhead import Bulkhead
+from tollhouse.resilience.latency import LatencyQuantile
 
 
 class Transport(Protocol):
@@ -62,6 +66,16 @@ class Candidate(msgspec.Struct, frozen=True):
     """How often the model searches in a call that does not ask it to."""
     first_byte_timeout_s: float | None = None
     """The longest that an answer may take to begin once the call is sent; None leaves it to ``timeout_s``."""
+    fair_s: float | None = None
+    """An attempt that was given less time than this, and ran out of it, tells nothing of it; None: ``timeout_s``."""
+    breaker: CircuitBreaker | None = None
+    """Whether calls go to it now; None lets all go."""
+    bulkhead: Bulkhead | None = None
+    """How many calls go to its provider at once; None sets no bound."""
+    latency: LatencyQuantile | None = None
+    """How long calls of it take; None where nobody needs to know."""
+    keys: KeyRotation[Adapter] | None = None
+    """The adapters of its provider's several keys, in turns; None where ``adapter`` is the only one."""
 
 
 class PricedCandidate(msgspec.Struct, frozen=True):
@@ -78,6 +92,7 @@ class Models:
         fallbacks: by model, those that may answer in its place.
         aliases: further names, each of one model.
         tiers: by model, the tiers whose tenants may use it; a model that is not named is everybody's.
+        tier_fallbacks: by model and tier, those that answer in its place for that tier's tenants.
     """
 
     def __init__(
@@ -88,12 +103,14 @@ class Models:
         *,
         aliases: Mapping[str, str] = MappingProxyType({}),
         tiers: Mapping[str, frozenset[str]] = MappingProxyType({}),
+        tier_fallbacks: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({}),
     ) -> None:
         self._candidates = candidates
         self._fallbacks = fallbacks
         self._prices = prices
         self._aliases = aliases
         self._tiers = tiers
+        self._tier_fallbacks = tier_fallbacks
 
     def priced(self, name: str) -> tuple[PricedCandidate, ...]:
         """Return the candidates of a model: the primary, then its fallbacks in order.
@@ -109,12 +126,21 @@ class Models:
         if primary is None:
             known = ", ".join(sorted(self._candidates)[:10]) or "none"
             raise ModelUnknown(f"no model {name[:100]!r} is configured; configured are: {known}")
-        priced = [PricedCandidate(primary, self._prices.price_for(model))]
-        for other in self._fallbacks.get(model, ()):
-            price = self._prices.get(other)
+        first = PricedCandidate(primary, self._prices.price_for(model))
+        return first, *self._priced(self._fallbacks.get(model, ()))
+
+    def tier_chains(self, model: str) -> Mapping[str, tuple[PricedCandidate, ...]] | None:
+        """Return a configured model's fallbacks by tier, for the tiers that have their own; None where none has."""
+        chains = self._tier_fallbacks.get(model)
+        if chains is None:
+            return None
+        return {tier: tuple(self._priced(names)) for tier, names in chains.items()}
+
+    def _priced(self, names: Sequence[str]) -> Iterator[PricedCandidate]:
+        for name in names:
+            price = self._prices.get(name)
             if price is not None:
-                priced.append(PricedCandidate(self._candidates[other], price))
-        return tuple(priced)
+                yield PricedCandidate(self._candidates[name], price)
 
     def tiers_of(self, model: str) -> frozenset[str] | None:
         """Return the tiers whose tenants may use a configured model; None for all."""

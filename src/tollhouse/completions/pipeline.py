@@ -6,30 +6,31 @@ unknown, before anybody is told of it.
 """
 
 import asyncio
-import random
+from contextlib import suppress
+from typing import cast
 
 import msgspec
 
-from tollhouse.audit.service import AuditLog
+from tollhouse.audit.journal import AuditJournal
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.call import Answer, Call
+from tollhouse.completions.deadlines import Deadlines
 from tollhouse.completions.dispatch import Failed, Received, count_at, dispatch, failure_of
-from tollhouse.completions.models import PricedCandidate
+from tollhouse.completions.failover import Course, Turn
+from tollhouse.completions.hedging import Background, Hedging, Race, better
 from tollhouse.completions.question import Prepared
 from tollhouse.completions.relay import Relay, Sink, StreamBounds
 from tollhouse.completions.settling import count, settlement_of, tell
-from tollhouse.errors import InvalidRequest, TollhouseError
+from tollhouse.errors import InvalidRequest, TollhouseError, Unavailable
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.service import Gate
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.model import Settlement
 from tollhouse.ledger.service import Ledger
 from tollhouse.telemetry.metrics import Metrics
+from tollhouse.tenants.tiers import TenantTiers
 
-# Before the primary is tried again: at random, so that the calls hit by one outage do not return together.
-_PAUSE_S = (0.05, 0.25)
-# A provider that asks for a longer pause is not waited for; a fallback may answer meanwhile.
-_LONGEST_PAUSE_S = 2.0
+_BROKEN_OFF = Failed(Unavailable("the provider broke its answer off"), "settled", cause="broken_off", verdict="failed")
 
 
 class _Admitted(msgspec.Struct, frozen=True, gc=False):
@@ -48,15 +49,24 @@ class Pipeline:
         *,
         gate: Gate,
         ledger: Ledger,
-        audit: AuditLog,
+        journal: AuditJournal,
         metrics: Metrics,
         clock: Clock,
         bounds: StreamBounds = StreamBounds(),  # noqa: B008 - frozen
+        tiers: TenantTiers,
+        max_retry_after_s: float = 2.0,
+        hedging: Hedging | None = None,
     ) -> None:
+        """``max_retry_after_s``: see ``Course``."""
+        self._tiers = tiers
         self._bounds = bounds
         self._gate = gate
         self._ledger = ledger
-        self._audit = audit
+        self._journal = journal
+        self._max_retry_after_s = max_retry_after_s
+        self._deadlines = Deadlines()
+        self._hedging = hedging
+        self.background = Background()
         self._metrics = metrics
         self._clock = clock
 
@@ -69,37 +79,52 @@ class Pipeline:
         Raises:
             TollhouseError: each refusal and failure of the public contract.
         """
+        if call.tier_chains is not None:
+            call = call.for_tier(await self._tiers.tier_of(call.tenant_id))
+        course = Course(call, self._clock, self._metrics, self._max_retry_after_s)
         failed: Failed | None = None
-        epoch = 0
-        # The primary is tried twice before its fallbacks.
-        for attempt, tried in enumerate((call.candidates[0], *call.candidates), start=1):
-            if failed is not None:
-                if not failed.may_go_on:
-                    break
-                if not await self._wait_for(call, tried, failed):
-                    continue
-            admitted = await self._admit(call, tried, attempt, failed, epoch)
+        admission: Admitted | None = None
+        attempt = 0
+        while (turn := await course.next(failed)) is not None:
+            attempt += 1
             outcome: Answer | Failed | None
-            if not isinstance(admitted, _Admitted):
-                outcome = admitted
-            elif sink is not None and call.question.is_stream:
-                outcome = await self._stream(call, tried, admitted, sink)
-            else:
-                outcome = await self._carry_out(call, tried, admitted)
+            try:
+                admitted = await self._admit(call, turn, attempt, admission)
+                if isinstance(admitted, _Admitted):
+                    admission = admitted.admission
+                    if turn.tried is not call.candidates[0]:
+                        self._tell_of_switch(call, turn, course.reason if failed is None else failed.cause)
+                    hedging = self._hedging
+                    delay_s = None if hedging is None else hedging.delay_s(call, turn.candidate)
+                    if sink is not None and call.question.is_stream:
+                        outcome = await self._stream(call, turn, admitted, sink)
+                    elif delay_s is None:
+                        outcome = await self._carry_out(call, turn, admitted)
+                    else:
+                        attempt += 1
+                        outcome = await self._hedge(call, course, turn, admitted, attempt, delay_s)
+                elif admitted is None:
+                    # It cannot express the call, and is passed over.
+                    attempt -= 1
+                    continue
+                else:
+                    outcome = admitted
+            finally:
+                if not turn.runs_on:
+                    turn.give_up()
             if not isinstance(outcome, Failed):
                 return outcome
             failed = outcome
-            if isinstance(admitted, _Admitted):
-                epoch = admitted.admission.epoch
-        assert failed is not None, "every call has a candidate"
-        if call.claim is not None and failed.outcome != "unknown":
+        if failed is None:
+            raise course.nobody()
+        if call.claim is not None and admission is not None and failed.outcome != "unknown":
             await self._ledger.free(call.claim, call.request_id)
         try:
             raise failed.error
         finally:
             # The error's traceback holds this frame: without its names for the error, both are freed at once, and the
             # prompt with them.
-            del failed, outcome, admitted
+            del failed, outcome, admitted, turn, course
 
     async def count_tokens(self, call: Call) -> Answer:
         """Count the tokens of a prompt, free of charge, for a caller whom the gate lets through.
@@ -110,6 +135,9 @@ class Pipeline:
             TollhouseError: the gate says no, or the provider does.
         """
         tried = call.candidates[0]
+        breaker = tried.candidate.breaker
+        if breaker is not None and not breaker.would_permit(self._clock.monotonic_s()):
+            raise Course(call, self._clock, self._metrics, 0.0).nobody_but(tried)
         free = msgspec.structs.replace(call, ceiling_nano_usd=0)
         reservation = free.reservation(tried, 1, self._clock.now_ms())
         admitted = await self._gate.admit(Admission(reservation, tiers=call.tiers))
@@ -122,64 +150,111 @@ class Pipeline:
             raise counted.error
         return Answer(counted, call.request_id)
 
-    async def _wait_for(self, call: Call, tried: PricedCandidate, failed: Failed) -> bool:
-        """Wait as long as a further attempt should; False when it would come too late."""
-        remaining_s = call.deadline_s - asyncio.get_running_loop().time()
-        if tried is not call.candidates[0]:
-            return remaining_s > 0
-        pause_s = failed.pause_s or random.uniform(*_PAUSE_S)  # noqa: S311 - jitter is no secret
-        if pause_s > min(remaining_s, _LONGEST_PAUSE_S):
-            return False
-        await asyncio.sleep(pause_s)
-        return True
-
     async def _admit(
-        self, call: Call, tried: PricedCandidate, attempt: int, failed: Failed | None, epoch: int
-    ) -> _Admitted | Answer | Failed:
+        self, call: Call, turn: Turn, attempt: int, before: Admitted | None
+    ) -> _Admitted | Answer | Failed | None:
         """Have one attempt admitted, or answered with what was kept for its idempotency key.
 
         Args:
-            failed: what became of the attempt before, or None for the first. Refusals of the first are raised, since
+            before: the admission of the attempt before, or None for the first. Refusals of the first are raised, since
                 it holds nothing yet; a later one's end the call like any failure.
-            epoch: what the attempt before was admitted in.
+
+        Returns:
+            None for a fallback that cannot express the call.
         """
         try:
-            prepared = call.question.prepare(tried.candidate)
-            reservation = call.reservation(tried, attempt, self._clock.now_ms())
-            is_first = failed is None
-            if tried is not call.candidates[0]:
-                await self._tell_of_switch(call, tried)
-            admitted = await self._gate.admit(
+            prepared = call.question.prepare(turn.candidate)
+        except InvalidRequest:
+            if turn.tried is call.candidates[0]:
+                raise
+            return None
+        reservation = call.reservation(turn.tried, attempt, self._clock.now_ms())
+        is_first = before is None
+        try:
+            admitting = self._gate.admit(
                 Admission(
-                    reservation, call.claim if is_first else None, is_first=is_first, epoch=epoch, tiers=call.tiers
+                    reservation,
+                    call.claim if is_first else None,
+                    is_first=is_first,
+                    epoch=0 if before is None else before.epoch,
+                    tiers=call.tiers,
                 )
             )
+            self._deadlines.watch(cast("asyncio.Future[Admitted | Replay]", admitting), call.deadline_s)
+            admitted = await admitting
         except TollhouseError as refusal:
-            if failed is None:
+            if is_first:
                 raise
-            # A fallback that cannot express the call is passed over.
-            return failed if isinstance(refusal, InvalidRequest) else Failed(refusal, "refused")
+            return Failed(refusal, "refused")
         if isinstance(admitted, Replay):
             return call.replay(admitted)
         return _Admitted(reservation, prepared, admitted)
 
-    async def _carry_out(self, call: Call, tried: PricedCandidate, admitted: _Admitted) -> Answer | Failed:
+    async def _hedge(
+        self, call: Call, course: Course, turn: Turn, admitted: _Admitted, attempt: int, delay_s: float
+    ) -> Answer | Failed:
+        """Carry an attempt out, and should it take longer than ``delay_s``, another one beside it."""
+        race = Race()
+        start = self.background.start
+        turn.runs_on = True
+        attempts = {start(self._run_on(call, turn, admitted, race))}
+        done, _ = await asyncio.wait(attempts, timeout=delay_s)
+        assert self._hedging is not None
+        if not done and self._hedging.take() and (other := await course.again(turn)) is not None:
+            second = await self._admit(call, other, attempt, admitted.admission)
+            if not isinstance(second, _Admitted):
+                other.give_up()
+            elif race.is_decided:
+                other.give_up()
+                # What cannot be written now is kept, and written later.
+                with suppress(TollhouseError):
+                    await self._ledger.release(second.reservation)
+            else:
+                race.join()
+                self._metrics.hedged(turn.candidate.provider, turn.candidate.model)
+                attempts.add(start(self._run_on(call, other, second, race)))
+        outcomes = []
+        while attempts:
+            done, attempts = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)
+            outcomes += [task.result() for task in done]
+            if race.is_won:
+                break
+        return better(outcomes)
+
+    async def _run_on(self, call: Call, turn: Turn, admitted: _Admitted, race: Race) -> Answer | Failed:
+        """Carry out one of two attempts, to its end whatever becomes of the call."""
+        try:
+            return await self._carry_out(call, turn, admitted, race)
+        except BaseException:
+            race.drop()
+            raise
+        finally:
+            turn.give_up()
+
+    async def _carry_out(
+        self, call: Call, turn: Turn, admitted: _Admitted, race: Race | None = None
+    ) -> Answer | Failed:
         """Dispatch an admitted attempt, and enter what became of it."""
         reservation = admitted.reservation
         started_s = self._clock.monotonic_s()
         prepared, may_send = admitted.prepared, admitted.admission.may_dispatch
-        received = await dispatch(tried.candidate, prepared, call.deadline_s, may_send)
+        received = await dispatch(turn.candidate, prepared, call.deadline_s, may_send)
         duration_s = self._clock.monotonic_s() - started_s
         latency_ms = round(duration_s * 1000)
         outcome: tuple[Settlement, bytes] | Failed
         if isinstance(received, Received):
-            outcome = self._written(call, tried, admitted, received, latency_ms)
+            turn.succeed(duration_s)
+            if race is not None and not race.win():
+                call = msgspec.structs.replace(call, claim=None)
+            outcome = self._written(call, turn, admitted, received, latency_ms)
         else:
-            outcome = received
+            outcome = turn.fail(received, duration_s)
         result = outcome.outcome if isinstance(outcome, Failed) else "settled"
         self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)
         try:
             if isinstance(outcome, Failed):
+                if race is not None and isinstance(received, Failed) and await race.lose():
+                    call = msgspec.structs.replace(call, claim=None)
                 await self._give_up(call, reservation, outcome, latency_ms)
                 return outcome
             settlement, body = outcome
@@ -191,30 +266,36 @@ class Pipeline:
         return Answer(body, call.request_id)
 
     def _written(
-        self, call: Call, tried: PricedCandidate, admitted: _Admitted, received: Received, latency_ms: int
+        self, call: Call, turn: Turn, admitted: _Admitted, received: Received, latency_ms: int
     ) -> tuple[Settlement, bytes] | Failed:
         """Price an answer, and write it as the caller gets it; an answer that cannot be written is held."""
         now_ms = self._clock.now_ms()
         raw = received.raw if admitted.prepared.is_relayed else None
         try:
             told = tell(
-                call, tried, admitted.reservation, received.answer, latency_ms=latency_ms, now_ms=now_ms, raw=raw
+                call, turn.tried, admitted.reservation, received.answer, latency_ms=latency_ms, now_ms=now_ms, raw=raw
             )
             body = call.question.body(told)
             return settlement_of(call, admitted.reservation, told, body, utc_text(now_ms)), body
         except Exception as error:  # noqa: BLE001 - a defect in a format must not leave a reservation behind
-            return failure_of(tried.candidate, error, call.deadline_s)
+            return failure_of(turn.candidate, error, call.deadline_s)
 
-    async def _stream(self, call: Call, tried: PricedCandidate, admitted: _Admitted, sink: Sink) -> Failed | None:
+    async def _stream(self, call: Call, turn: Turn, admitted: _Admitted, sink: Sink) -> Failed | None:
         """Dispatch an admitted attempt whose answer is passed on as it comes, and enter what became of it.
 
         Failed only as long as nothing of an answer was passed on: what fails later has been told in the stream.
         """
         reservation = admitted.reservation
         started_s = self._clock.monotonic_s()
-        relay = Relay(call, tried, reservation, admitted.prepared, sink, self._bounds, self._clock)
+        relay = Relay(call, turn.tried, reservation, admitted.prepared, sink, self._bounds, self._clock)
         outcome = await relay.run(admitted.admission.may_dispatch)
         duration_s = self._clock.monotonic_s() - started_s
+        if isinstance(outcome, Failed):
+            outcome = turn.fail(outcome, duration_s)
+        elif outcome.is_broken:
+            turn.fail(_BROKEN_OFF, relay.silent_s)
+        else:
+            turn.succeed(relay.silent_s)
         result = outcome.outcome if isinstance(outcome, Failed) else "settled"
         self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)
         latency_ms = round(duration_s * 1000)
@@ -244,12 +325,15 @@ class Pipeline:
         else:
             await self._ledger.release(reservation)
 
-    async def _tell_of_switch(self, call: Call, tried: PricedCandidate) -> None:
-        primary = call.candidates[0].candidate
-        await self._audit.record(
+    def _tell_of_switch(self, call: Call, turn: Turn, reason: str) -> None:
+        """Take down that a fallback was admitted: those of a tenant within a second are one entry in the audit log."""
+        primary, other = call.candidates[0].candidate, turn.candidate
+        self._metrics.switched(primary.model, other.model, reason)
+        self._journal.note(
             "provider.switched",
+            (primary.model, other.model, reason),
             tenant_id=call.tenant_id,
             target=call.request_id,
             before={"provider": primary.provider, "model": primary.model},
-            after={"provider": tried.candidate.provider, "model": tried.candidate.model},
+            after={"provider": other.provider, "model": other.model, "reason": reason},
         )

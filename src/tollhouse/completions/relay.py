@@ -81,15 +81,19 @@ class Relayed(msgspec.Struct, frozen=True):
     Attributes:
         last: what is to be sent once it is settled.
         whole: all that was sent and is to be sent, where the call has an idempotency key; else empty.
+        is_broken: the provider broke it off.
     """
 
     told: Told
     last: bytes
     whole: bytes
+    is_broken: bool = False
 
 
 class _Abandoned(OutcomeUnknown):
     """The caller has left, and the answer goes on beyond the bounds within which it is read without them."""
+
+    is_providers = False
 
 
 class Relay:
@@ -97,6 +101,7 @@ class Relay:
 
     Attributes:
         has_begun: something of the answer was passed on, so that no other candidate can take over.
+        silent_s: how long that took, or has taken so far.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class Relay:
         clock: Clock,
     ) -> None:
         self.has_begun = False
+        self._began_s: float | None = None
         self._call = call
         self._tried = tried
         self._reservation = reservation
@@ -127,7 +133,7 @@ class Relay:
         self._kept: list[bytes] = []
         self._answer_bytes = 0
         self._unsent_bytes: int | None = None
-        self._last_sent_s = self._loop.time()
+        self._last_sent_s = self._made_s = self._loop.time()
         self._heartbeat: asyncio.TimerHandle | None = None
         self._timers: list[asyncio.TimerHandle] = []
 
@@ -158,7 +164,7 @@ class Relay:
             else:
                 broken = await self._pass_on(opened)
         except Exception as error:  # noqa: BLE001 - told apart there
-            return failure_of(candidate, error, call.deadline_s, relayed)
+            return failure_of(candidate, error, call.deadline_s, relayed, began_s=self._made_s)
         finally:
             for timer in (self._heartbeat, *self._timers):
                 if timer is not None:
@@ -171,6 +177,10 @@ class Relay:
             return self._concluded(broken, latency_ms)
         except Exception as error:  # noqa: BLE001 - a defect in a format must not leave a reservation behind
             return failure_of(candidate, error, call.deadline_s)
+
+    @property
+    def silent_s(self) -> float:
+        return (self._loop.time() if self._began_s is None else self._began_s) - self._made_s
 
     def _take_whole(self, response: WireResponse) -> None:
         """Take an answer that is no stream: raise what its error means, or pass it on as the events of one.
@@ -288,6 +298,8 @@ class Relay:
         if self._call.claim is not None:
             self._kept.append(data)
         self._last_sent_s = self._loop.time()
+        if self._began_s is None:
+            self._began_s = self._last_sent_s
         self._sink.write(data)
 
     def _commit(self) -> None:
@@ -350,7 +362,7 @@ class Relay:
             assert self._writer is not None, "the model's end was written"
             last = question.last(self._writer, told)
         whole = b"".join((*self._kept, last)) if call.claim is not None else b""
-        return Relayed(told, last, whole)
+        return Relayed(told, last, whole, is_broken=broken is not None)
 
     def _told_error(self, broken: Exception) -> TollhouseError:
         name = self._tried.candidate.provider

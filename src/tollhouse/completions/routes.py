@@ -34,12 +34,14 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         headers: all of them, where a client's own API needs more than that; names in lower case.
+        timeout: the deadline that the head sets, as it was sent.
     """
 
     principal: Principal
     api_key: str
     idempotency_key: str | None
     headers: Mapping[str, str] = {}
+    timeout: str | None = None
 
 
 class Route(Protocol):
@@ -76,15 +78,12 @@ class CompleteRoute:
     def identify(self, headers: RawHeaders) -> Caller:
         api_key = bearer_key(headers)
         principal = self._keyring.identify(api_key)
-        try:
-            idempotency_key = single_value(headers, b"idempotency-key")
-        except ValueError:
-            raise InvalidRequest("Idempotency-Key: expected once") from None
-        return Caller(principal, api_key, None if idempotency_key is None else idempotency_key.decode("latin-1"))
+        idempotency_key = _once(headers, b"idempotency-key")
+        return Caller(principal, api_key, idempotency_key, timeout=_once(headers, b"x-request-timeout"))
 
     def serve(self, caller: Caller, body: bytes, request_id: str, sink: Sink) -> Awaitable[Answer | None]:
         call = self._planner.plan(
-            decode_body(body), caller.principal, caller.api_key, caller.idempotency_key, request_id
+            decode_body(body), caller.principal, caller.api_key, caller.idempotency_key, request_id, caller.timeout
         )
         return self._pipeline.complete(call, sink)
 
@@ -207,6 +206,15 @@ class Routes:
             return None
         api, is_stream = found
         return ApiRoute(api, *self._parts, path_model=model, query_key=query_key(query), is_stream=is_stream)
+
+
+def _once(headers: RawHeaders, name: bytes) -> str | None:
+    """Return a header that may be given once; raises InvalidRequest."""
+    try:
+        value = single_value(headers, name)
+    except ValueError:
+        raise InvalidRequest(f"{name.decode().title()}: expected once") from None
+    return None if value is None else value.decode("latin-1")
 
 
 def _named(headers: RawHeaders) -> dict[str, str]:

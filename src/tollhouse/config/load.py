@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,7 +16,7 @@ from tollhouse.config.locate import locate
 from tollhouse.config.model import REFERENCE_TIERS, Config
 from tollhouse.config.problems import Problems, listed
 from tollhouse.config.read import read
-from tollhouse.config.schema import ROOT
+from tollhouse.config.schema import ROOT, KeyPath
 from tollhouse.errors import StartError
 
 DEFAULT_FILE = Path("tollhouse.toml")
@@ -104,6 +104,8 @@ def _decimal(text: str) -> Decimal:
 
 def _check_references(config: Config, problems: Problems) -> None:
     for name, provider in config.providers.items():
+        if provider.keys and provider.api_key is not None:
+            problems.add(("providers", name, "api_key"), ": expected either api_key or keys, not both")
         first_byte_s = provider.first_byte_timeout_s
         if first_byte_s is not None and first_byte_s > provider.timeout_s:
             expected = f"at most timeout_s, {provider.timeout_s:g}"
@@ -113,9 +115,14 @@ def _check_references(config: Config, problems: Problems) -> None:
             known = listed(sorted(config.providers)) or "none is configured"
             expected = f"the name of a configured provider ({known})"
             problems.wrong(("models", name, "provider"), model.provider, expected, config.providers)
-        _check_fallbacks(config, name, problems)
+        _check_fallbacks(config, name, model.fallbacks, ("models", name, "fallbacks"), problems)
     _check_aliases(config, problems)
     for tier, settings in config.tiers.items():
+        for name, fallbacks in settings.fallbacks.items():
+            if name not in config.models:
+                expected = f"the name of a configured model ({listed(sorted(config.models)) or 'none is configured'})"
+                problems.add(("tiers", tier, "fallbacks", name), f": expected {expected}")
+            _check_fallbacks(config, name, fallbacks, ("tiers", tier, "fallbacks", name), problems)
         for listed_model in settings.models or ():
             if listed_model not in config.models:
                 expected = f"the name of a configured model ({listed(sorted(config.models)) or 'none is configured'})"
@@ -123,6 +130,9 @@ def _check_references(config: Config, problems: Problems) -> None:
     if config.limits.call_timeout_s > config.limits.max_timeout_s:
         expected = f"at most max_timeout_s, {config.limits.max_timeout_s:g}"
         problems.wrong(("limits", "call_timeout_s"), config.limits.call_timeout_s, expected)
+    if config.breaker.open_s > config.breaker.max_open_s:
+        expected = f"at most max_open_s, {config.breaker.max_open_s:g}"
+        problems.wrong(("breaker", "open_s"), config.breaker.open_s, expected)
     if config.tenants.default_tier not in config.tiers:
         expected = f"the name of a tier ({listed(sorted(config.tiers))})"
         problems.wrong(("tenants", "default_tier"), config.tenants.default_tier, expected, config.tiers)
@@ -149,12 +159,11 @@ _MAX_ALIAS = 256
 _MISSPELT = 0.8
 
 
-def _check_fallbacks(config: Config, name: str, problems: Problems) -> None:
+def _check_fallbacks(config: Config, name: str, fallbacks: Sequence[str], path: KeyPath, problems: Problems) -> None:
     """Refuse a misspelt fallback. One that is not configured at all is passed over, with a warning at start."""
-    path = ("models", name, "fallbacks")
     others = sorted(config.models.keys() - {name})
     seen: set[str] = set()
-    for fallback in config.models[name].fallbacks:
+    for fallback in fallbacks:
         if fallback == name:
             problems.add(path, ": the model itself is among them: expected other models")
         elif fallback not in config.models and get_close_matches(fallback, others, cutoff=_MISSPELT):

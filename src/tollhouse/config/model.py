@@ -143,6 +143,9 @@ Usd = Annotated[Decimal, _usd(1_000_000_000)]
 UsdPerMillionTokens = Annotated[Decimal, _usd(100_000)]
 UsdForThousand = Annotated[Decimal, _usd(100_000, _SMALLEST_USD_FOR_1000)]
 ProviderKind = Literal["anthropic", "openai", "deepseek", "gemini"]
+Switch = Annotated[bool, Meta(description="true or false")]
+Fallbacks = Annotated[tuple[str, ...], Meta(description="a list of names of other configured models, each once")]
+Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0 and at most 1")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -197,8 +200,16 @@ class Auth(Section, frozen=True):
     """Mixed into the stored hash of every service key."""
 
 
+class ProviderKey(Section, frozen=True):
+    """One of several keys of a provider."""
+
+    api_key: Secret
+    weight: Annotated[int, _whole(1, 1000)] = 1
+    """Its share of the calls, beside the weights of the others."""
+
+
 class Provider(Section, frozen=True):
-    """A provider's API, reached under one address with one key."""
+    """A provider's API, reached under one address, with one key or several."""
 
     kind: Annotated[ProviderKind, Meta(description="one of anthropic, openai, deepseek, gemini")]
     base_url: (
@@ -210,13 +221,25 @@ class Provider(Section, frozen=True):
     ) = None
     """What the vendor's own SDK calls its base URL; None for the vendor's public one."""
     api_key: Secret | None = None
+    keys: dict[Name, ProviderKey] = {}
+    """Several keys in place of ``api_key``."""
+    key_rest_s: Annotated[float, _seconds(86_400)] = 60
+    """How long a key rests that the provider turned away, unless the provider says how long."""
     timeout_s: Annotated[float, _seconds(3600)] = 60
     first_byte_timeout_s: Annotated[float, _seconds(3600)] | None = None
     """From sending a call until its answer begins, at most ``timeout_s``; None sets no limit of its own."""
     connect_timeout_s: Annotated[float, _seconds(3600)] = 5
     """For name, TCP, proxy and TLS together."""
     max_connections: Annotated[int, _whole(1, 100_000)] = 1000
-    has_responses: Annotated[bool, Meta(description="true or false")] | None = None
+    max_calls: Annotated[int, _whole(1, 100_000)] | None = None
+    """Calls under way at once; None leaves it to ``max_connections``."""
+    max_tenant_calls: Annotated[int, _whole(1, 100_000)] | None = None
+    """… of one tenant; None sets no limit."""
+    max_waiting: Annotated[int, _whole(0, 100_000)] = 100
+    """Calls that may wait for one of these places: in all, and of one tenant."""
+    max_wait_s: Annotated[float, _seconds(3600)] = 1
+    """How long they wait at the longest."""
+    has_responses: Switch | None = None
     """Whether it serves OpenAI's Responses API itself; None: OpenAI's, Azure's and DeepSeek's own addresses do."""
 
 
@@ -243,9 +266,7 @@ class Model(Section, frozen=True):
     provider: Annotated[str, Meta(description="the name of a configured provider")]
     upstream_model: Name | None = None
     """The model's name at the provider; None when it is the same."""
-    fallbacks: Annotated[
-        tuple[str, ...], Meta(description="a list of names of other configured models, each once")
-    ] = ()
+    fallbacks: Fallbacks = ()
     aliases: Annotated[tuple[str, ...], Meta(description="a list of further names, each once and no model's own")] = ()
     """Further names under which callers may name it."""
     price: Price | None = None
@@ -286,6 +307,48 @@ class Tenants(Section, frozen=True):
     default_tier: Annotated[str, Meta(description="the name of a tier")] = "starter"
 
 
+class Failover(Section, frozen=True):
+    """How a call is tried again, and by whom."""
+
+    max_retry_after_s: Annotated[float, _seconds(3600)] = 2
+    """The longest pause that a provider may ask for and still be tried again while a fallback could answer."""
+    hedge: Switch = False
+    """Whether a second attempt is begun when the first one takes unusually long."""
+    hedge_quantile: Share = 0.95
+    """The share of calls that are faster than what counts as unusually long."""
+    hedge_max_usd: Usd = Decimal("0.01")
+    """The highest ceiling of a call that is begun twice."""
+
+
+class Breaker(Section, frozen=True):
+    """When a model at a provider is left alone."""
+
+    enabled: Switch = True
+    window_s: Annotated[float, _seconds(3600)] = 30
+    min_calls: Annotated[int, _whole(1, 1_000_000)] = 20
+    failure_rate: Share = 0.5
+    consecutive_failures: Annotated[int, _whole(1, 1_000_000)] = 10
+    slow_call_s: Annotated[float, _seconds(3600)] | None = None
+    """A call that takes longer is slow, a stream one whose first token does; None counts none as slow."""
+    slow_call_rate: Share = 0.8
+    open_s: Annotated[float, _seconds(3600)] = 5
+    max_open_s: Annotated[float, _seconds(3600)] = 60
+    slow_start_s: Annotated[float, _seconds(3600)] = 10
+    reach_every_s: Annotated[float, _seconds(3600)] = 10
+    """How often it is looked whether a connection to each provider can be made."""
+
+
+class Shedding(Section, frozen=True):
+    """What this process may be at before it turns calls away."""
+
+    max_lag_s: Annotated[float, _seconds(60)] | None = 2
+    """By how much the event loop may be late."""
+    max_memory_bytes: Annotated[int, _whole(64 * MEBIBYTE, 1 << 50)] | None = None
+    """None: nine tenths of what the control group allows this process, where there is such a limit."""
+    max_calls: Annotated[int, _whole(1, 1_000_000)] | None = None
+    """Calls under way at once."""
+
+
 class Tier(Section, frozen=True):
     """What tenants of a tier share."""
 
@@ -295,6 +358,8 @@ class Tier(Section, frozen=True):
         None
     )
     """The models that its tenants may name; None for all."""
+    fallbacks: dict[Name, Fallbacks] = {}
+    """By model, who answers instead for its tenants; a model that is not named has its own fallbacks."""
 
 
 class Idempotency(Section, frozen=True):
@@ -364,6 +429,9 @@ class Config(Section, frozen=True):
     tenants: Tenants = Tenants()
     tiers: dict[Name, Tier] = msgspec.field(default_factory=lambda: dict(REFERENCE_TIERS))
     """Configured tiers join the reference tiers, or take their place under the same name."""
+    failover: Failover = Failover()
+    breaker: Breaker = Breaker()
+    shedding: Shedding = Shedding()
     idempotency: Idempotency = Idempotency()
     ledger: Ledger = Ledger()
     edge: Edge = Edge()

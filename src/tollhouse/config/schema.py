@@ -42,7 +42,7 @@ class Names:
     """A table whose keys are names that the operator chooses."""
 
     name: Value
-    entry: Table
+    entry: Table | Value
 
 
 Node = Value | Table | Names
@@ -57,7 +57,7 @@ def node_of(annotation: Any) -> Node:
     if get_origin(annotation) is dict:
         name, entry = map(node_of, get_args(annotation))
         assert isinstance(name, Value)
-        assert isinstance(entry, Table)
+        assert not isinstance(entry, Names)
         return Names(name, entry)
     if get_origin(annotation) is not Annotated:
         return Table(annotation)

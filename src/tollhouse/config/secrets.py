@@ -9,6 +9,8 @@ from tollhouse.config.model import Config, SecretReference
 from tollhouse.errors import StartError
 
 ADMIN_KEY_LEAST_CHARACTERS = 24
+ONLY_KEY = "api_key"
+"""What the only key of a provider is called where keys have names."""
 _MOST_BYTES = 64 * 1024
 
 
@@ -18,8 +20,9 @@ class Secrets:
 
     admin_key: str | None = field(repr=False)
     pepper: bytes | None = field(repr=False)
-    provider_api_keys: dict[str, str] = field(repr=False)
-    """By the provider's configured name; a provider without ``api_key`` has none."""
+    provider_api_keys: dict[str, dict[str, str]] = field(repr=False)
+    """By the provider's configured name: its keys by theirs, in the order of the configuration; ``api_key`` is the name
+    of an only one. A provider without any has none."""
 
 
 def resolve_secrets(config: Config, environ: Mapping[str, str], *, providers: bool = True) -> Secrets:
@@ -37,10 +40,14 @@ def resolve_secrets(config: Config, environ: Mapping[str, str], *, providers: bo
     vault = _Vault(environ)
     admin_key = vault.key(config.auth.admin_key, ADMIN_KEY_LEAST_CHARACTERS)
     pepper = vault.secret(config.auth.pepper)
-    api_keys = {}
+    api_keys: dict[str, dict[str, str]] = {}
     for name, provider in config.providers.items() if providers else ():
-        if api_key := vault.key(provider.api_key, least_characters=1):
-            api_keys[name] = api_key
+        references = {key: entry.api_key for key, entry in provider.keys.items()}
+        if provider.api_key is not None:
+            references[ONLY_KEY] = provider.api_key
+        for key, reference in references.items():
+            if api_key := vault.key(reference, least_characters=1):
+                api_keys.setdefault(name, {})[key] = api_key
     if vault.problems:
         raise StartError("\n".join(vault.problems))
     return Secrets(admin_key=admin_key, pepper=pepper, provider_api_keys=api_keys)

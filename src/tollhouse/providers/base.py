@@ -2,6 +2,7 @@
 
 ProviderError
 ├── NotSent         the provider cannot have received the call: nothing to pay, another attempt is safe
+│   └── Unreachable     … because no connection to it could be made or used
 ├── Refused         the provider answered with an error that it does not bill
 │   ├── Rejected        … because of the request itself (its 4xx): no other attempt would fare better
 │   └── Overloaded      … because of its own state (429, 5xx): another attempt may succeed
@@ -10,7 +11,7 @@ ProviderError
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -129,6 +130,10 @@ class NotSent(ProviderError):
     """The provider cannot have received the call."""
 
 
+class Unreachable(NotSent):
+    """No connection to the provider could be made, or it closed the one there was before anything was sent."""
+
+
 class Refused(ProviderError):
     """The provider answered with an error, which it does not bill."""
 
@@ -147,7 +152,13 @@ class Overloaded(Refused):
 
 
 class OutcomeUnknown(ProviderError):
-    """The call may have been received, and may be billed."""
+    """The call may have been received, and may be billed.
+
+    Attributes:
+        is_providers: the provider brought it about; otherwise it was given up here.
+    """
+
+    is_providers: ClassVar[bool] = True
 
 
 class TimedOut(OutcomeUnknown):

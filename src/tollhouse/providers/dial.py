@@ -6,7 +6,7 @@ from functools import cache
 from typing import cast
 
 from tollhouse.providers.address import Address, Proxy
-from tollhouse.providers.base import NotSent
+from tollhouse.providers.base import Unreachable
 from tollhouse.providers.http1 import Connection
 
 _MAX_TUNNEL_HEAD_BYTES = 16 * 1024
@@ -47,13 +47,13 @@ class Dialer:
             until_s: loop time at which to give up.
 
         Raises:
-            NotSent: there is no connection, for the reason given.
+            Unreachable: there is no connection, for the reason given.
         """
         try:
             async with asyncio.timeout_at(until_s):
                 await self._open(connection)
         except (OSError, UnicodeError) as error:
-            raise NotSent(f"no connection to {self._address.host} could be made: {_reason(error)}") from error
+            raise Unreachable(f"no connection to {self._address.host} could be made: {_reason(error)}") from error
 
     async def _open(self, connection: Connection) -> None:
         if self._proxy is not None and self._tls is not None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 from tollhouse.providers.answer import Answer, BadAnswer
-from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError, TimedOut, WireResponse
+from tollhouse.providers.base import NotSent, OutcomeUnknown, ProviderError, TimedOut, Unreachable, WireResponse
 from tollhouse.providers.incoming import Incoming
 
 # A request that is sent this shortly before the server hangs up, as it announced, may cross its goodbye.
@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         if deadline_s <= now_s:
             raise NotSent(f"the deadline passed before the request to {self._name} could be sent")
         if not self.ready or self._transport is None:
-            raise NotSent(f"{self._name} closed the connection before the request was sent")
+            raise Unreachable(f"{self._name} closed the connection before the request was sent")
         first_s = deadline_s if first_byte_timeout_s is None else now_s + first_byte_timeout_s
         self.ready = False
         self._deadline_s = deadline_s

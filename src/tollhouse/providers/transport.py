@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 import msgspec
 
 from tollhouse.providers.address import parse_base_url, parse_proxy_url, proxy_from_environment
-from tollhouse.providers.base import NotSent, OutcomeUnknown, WireRequest, WireResponse
+from tollhouse.providers.base import NotSent, OutcomeUnknown, Unreachable, WireRequest, WireResponse
 from tollhouse.providers.dial import Dialer
 from tollhouse.providers.http1 import Connection
 from tollhouse.providers.incoming import Incoming
@@ -278,7 +278,7 @@ class Upstream:
             connection.close()
             raise
         if not connection.ready:
-            raise NotSent(f"{self._name} closed the connection as soon as it was made")
+            raise Unreachable(f"{self._name} closed the connection as soon as it was made")
         self._connections.add(connection)
         if self._closed:
             connection.close()

@@ -1,9 +1,12 @@
 """The port every engine implements: reads, rare writes, and the group commit of the hot path."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
+
+from tollhouse.errors import CallTimeout
 
 T = TypeVar("T")
 
@@ -16,6 +19,11 @@ class Transaction(Protocol):
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         """Undo a change made in memory, should the transaction not commit."""
+
+
+def is_given_up(future: "asyncio.Future[Any]") -> bool:
+    """Whether the submitter of an operation would not wait for its outcome any longer, by the deadline of its call."""
+    return future.done() and not future.cancelled() and isinstance(future.exception(), CallTimeout)
 
 
 BatchHandler = Callable[[Transaction, Sequence[Any]], Sequence[Any]]
@@ -37,6 +45,9 @@ class Database(Protocol):
 
         To be called in the event loop. A future and no coroutine, since every call waits for two of them: it is carried
         out even if nobody waits, and a refusal may be raised at once.
+
+        Who cannot wait any longer fails the future with CallTimeout: the operation goes on, and an outcome that must
+        not be lost goes to whoever takes late ones.
 
         Raises:
             Unavailable: the database cannot be written; nothing was changed.

@@ -23,7 +23,7 @@ import structlog
 
 from tollhouse.errors import InternalError, StartError, TollhouseError, Unavailable
 from tollhouse.storage import migrate
-from tollhouse.storage.database import BatchHandler
+from tollhouse.storage.database import BatchHandler, is_given_up
 from tollhouse.storage.schema import REVISION
 
 T = TypeVar("T")
@@ -173,6 +173,7 @@ class SqliteDatabase:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._handlers: dict[type[object], BatchHandler] = {_Work: self._run_works}
+        self._late: dict[type[object], Callable[[Any, Any], None]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Job] = []
         self._committing = False
@@ -189,6 +190,10 @@ class SqliteDatabase:
 
     def handle(self, operation: type[object], handler: BatchHandler) -> None:
         self._handlers[operation] = handler
+
+    def when_late(self, operation: type[object], take: Callable[[Any, Any], None]) -> None:
+        """Have an operation and its outcome taken when its submitter has not waited for it."""
+        self._late[operation] = take
 
     def open(self) -> None:
         """Open the file, migrating its schema if needed, and start the writer.
@@ -303,8 +308,12 @@ class SqliteDatabase:
         return self._raw
 
     def _deliver(self, batch: "_Batch") -> None:
-        for (_, future), outcome in zip(batch.jobs, batch.outcomes, strict=True):
-            if future.cancelled():
+        for (operation, future), outcome in zip(batch.jobs, batch.outcomes, strict=True):
+            if future.done():
+                # Cancelled, or not waited for any longer.
+                take_late = self._late.get(type(operation))
+                if take_late is not None and is_given_up(future):
+                    take_late(operation, outcome)
                 continue
             if isinstance(outcome, BaseException):
                 future.set_exception(outcome)

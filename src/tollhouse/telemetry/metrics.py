@@ -5,7 +5,7 @@ The hot path adds to plain numbers; they become Prometheus samples when somebody
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from operator import add
 
@@ -14,6 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+_LABELS = ["gen_ai_provider_name", "gen_ai_request_model"]
 _DURATION_BUCKETS_S = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 TOKEN_TYPES = (
     "input",
@@ -63,6 +64,11 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self._answers: dict[tuple[int, str], int] = defaultdict(int)
         self._attempts: dict[tuple[str, str], _Attempts] = defaultdict(_Attempts)
+        self._passed_over: dict[tuple[str, str, str], int] = defaultdict(int)
+        self._switches: dict[tuple[str, str, str], int] = defaultdict(int)
+        self._hedges: dict[tuple[str, str], int] = defaultdict(int)
+        self._transitions: dict[tuple[str, str, str], int] = defaultdict(int)
+        self._further: list[Callable[[], Iterable[Metric]]] = []
         self.calls_in_flight = 0
         self.unwritten_endings = 0
         self._registry = CollectorRegistry()
@@ -90,6 +96,26 @@ class Metrics(Collector):
         """Count an attempt that cost more than its ceiling, since the provider broke a limit it was given."""
         self._attempts[provider, model].overruns += 1
 
+    def passed_over(self, provider: str, model: str, reason: str) -> None:
+        """Count a call that a candidate was not given: ``breaker_open``, ``slow_start`` or ``bulkhead_full``."""
+        self._passed_over[provider, model, reason] += 1
+
+    def switched(self, model: str, fallback: str, reason: str) -> None:
+        """Count an admitted attempt of a fallback in a model's place."""
+        self._switches[model, fallback, reason] += 1
+
+    def hedged(self, provider: str, model: str) -> None:
+        """Count a second attempt that was begun beside a first."""
+        self._hedges[provider, model] += 1
+
+    def transitioned(self, provider: str, model: str, state: str) -> None:
+        """Count a circuit breaker's change to a state."""
+        self._transitions[provider, model, state] += 1
+
+    def add(self, collect: Callable[[], Iterable[Metric]]) -> None:
+        """Show what another part of the service counts, too."""
+        self._further.append(collect)
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -107,9 +133,35 @@ class Metrics(Collector):
             "tollhouse_unwritten_endings", "Ended attempts that wait for the database", value=self.unwritten_endings
         )
         yield from self._collect_attempts()
+        yield from self._collect_failovers()
+        for collect in self._further:
+            yield from collect()
+
+    def _collect_failovers(self) -> Iterator[Metric]:
+        passed = CounterMetricFamily(
+            "tollhouse_candidates_passed_over", "Calls that a candidate was not given", labels=[*_LABELS, "reason"]
+        )
+        for labels, count in self._passed_over.items():
+            passed.add_metric(labels, count)
+        changes = CounterMetricFamily(
+            "tollhouse_breaker_transitions", "Changes of circuit breakers, by the new state", labels=[*_LABELS, "state"]
+        )
+        for labels, count in self._transitions.items():
+            changes.add_metric(labels, count)
+        switches = CounterMetricFamily(
+            "tollhouse_provider_switches",
+            "Attempts of a fallback in a model's place",
+            labels=["gen_ai_request_model", "fallback_model", "reason"],
+        )
+        for labels, count in self._switches.items():
+            switches.add_metric(labels, count)
+        hedges = CounterMetricFamily("tollhouse_hedges", "Second attempts begun beside a first", labels=_LABELS)
+        for of, count in self._hedges.items():
+            hedges.add_metric(of, count)
+        yield from (passed, changes, switches, hedges)
 
     def _collect_attempts(self) -> Iterator[Metric]:
-        labels = ["gen_ai_provider_name", "gen_ai_request_model"]
+        labels = _LABELS
         outcomes = CounterMetricFamily("tollhouse_attempts", "Tries at a provider", labels=[*labels, "outcome"])
         tokens = CounterMetricFamily("gen_ai_client_token_usage", "Tokens used", labels=[*labels, "gen_ai_token_type"])
         searches = CounterMetricFamily("tollhouse_web_searches", "Providers' web searches", labels=labels)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.service import Service, free_port, limits, model, provider, providers, serving
+from harness.service import NO_BREAKER, Service, free_port, limits, model, provider, providers, serving
 from tollhouse.testing import FakeProvider
 
 HAIKU_PRICE = "input = 0.80, output = 4.00, cached_input = 0.08, cache_write = 1.00, cache_write_1h = 1.60"
@@ -31,6 +31,7 @@ def _config(fake: FakeProvider) -> str:
         model("unpriced", "openai", price=None, upstream_model="nobody-has-a-price-for-this"),
         model("unreachable", "nowhere"),
         limits(max_timeout_s=100),
+        NO_BREAKER,
     ])  # fmt: skip
 
 

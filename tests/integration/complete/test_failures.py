@@ -62,9 +62,9 @@ def test_a_second_try_that_succeeds_is_the_only_one_in_the_ledger(service, fake)
     assert switches(service, tenant) == []
 
 
-def test_a_provider_that_asks_for_a_long_pause_is_not_waited_for(service, fake):
+def test_a_provider_that_asks_for_a_pause_beyond_the_deadline_is_not_waited_for(service, fake):
     fake.behave(Behaviour(status=429, retry_after_s=7))
-    reply = service.complete(body_for(service.tenant()))
+    reply = service.complete(body_for(service.tenant(), timeout_s=5))
     assert (reply.status, reply.headers["retry-after"]) == (503, "7")
     assert len(fake.receipts()) == 1
 
@@ -96,11 +96,13 @@ def test_fallbacks_are_tried_in_order_and_the_switch_is_told_and_audited(service
     (row,) = service.rows(tenant_id=tenant)
     assert (row["attempt"], row["model"], row["provider"]) == (4, "gpt-4o-mini", "openai")
     assert row["request_id"] == reply.json["request_id"]
+    eventually(lambda: len(switches(service, tenant)) == 2)
     newest, older = switches(service, tenant)
     assert newest["target"] == older["target"] == reply.json["request_id"]
     assert newest["before"] == {"provider": "anthropic", "model": "guarded"}
-    assert newest["after"] == {"provider": "openai", "model": "gpt-4o-mini"}
-    assert older["after"] == {"provider": "nowhere", "model": "unreachable"}
+    told = [(each["after"]["provider"], each["after"]["model"], each["after"]["reason"]) for each in (older, newest)]
+    assert told == [("nowhere", "unreachable", "http_503"), ("openai", "gpt-4o-mini", "unreachable")]
+    assert (newest["after"]["count"], older["after"]["count"]) == (1, 1)
     assert nothing_is_held(service, tenant)
 
 

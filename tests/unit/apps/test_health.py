@@ -8,6 +8,10 @@ import pytest
 from tollhouse.apps.health import Health, resident_bytes
 from tollhouse.errors import Unavailable
 from tollhouse.providers.base import NotSent
+from tollhouse.resilience.breaker import BreakerSettings, CircuitBreaker
+from tollhouse.resilience.guards import Guards, ProviderGuards
+from tollhouse.resilience.reachability import Reachability
+from tollhouse.resilience.shedding import LoadShedder, SheddingLimits
 from tollhouse.telemetry.metrics import Metrics
 
 
@@ -43,7 +47,8 @@ class Ledger:
 
 
 def health_of(database: Any = None, **given: Any) -> Health:
-    parts: dict[str, Any] = {"ledger": Ledger(), "metrics": Metrics(), "clock": Clock(), "probes": {}} | given
+    parts: dict[str, Any] = {"ledger": Ledger(), "metrics": Metrics(), "clock": Clock()} | given
+    parts["reachability"] = Reachability(parts.pop("probes", {}), parts["clock"])
     if database is None:
         database = Database()
     return Health(database=database, **parts)
@@ -168,32 +173,34 @@ def test_a_ledger_that_cannot_be_written_is_unhealthy_whatever_else_is_well():
     asyncio.run(check())
 
 
-def test_providers_are_probed_together_and_seldom(monkeypatch):
-    monkeypatch.setattr("tollhouse.apps.health._PROBE_TIMEOUT_S", 0.05)
-    begun: list[int] = []
-
+def test_an_open_breaker_degrades_the_service_and_is_shown():
     async def check() -> None:
-        both = asyncio.Event()
-
-        async def meets_the_other(_timeout_s: float) -> None:
-            begun.append(1)
-            if len(begun) == 2:
-                both.set()
-            await both.wait()
-
-        async def hangs(_timeout_s: float) -> None:
-            await asyncio.Event().wait()
-
         clock = Clock()
-        health = health_of(clock=clock, probes={"a": meets_the_other, "b": meets_the_other, "c": hangs})
+        breaker = CircuitBreaker(BreakerSettings(consecutive_failures=2, open_s=4.0))
+        guards = Guards(
+            {"anthropic": ProviderGuards({"haiku": breaker, "opus": CircuitBreaker(BreakerSettings())})}, clock
+        )
+        health = health_of(clock=clock, guards=guards, probes={"anthropic": reached})
+        before = await health.report()
+        assert (before.status, before.providers["anthropic"].breaker) == ("ok", "closed")
+
+        for _ in range(2):
+            breaker.failed(breaker.acquire(clock.at_s), clock.at_s)
+
         report = await health.report()
-        assert [report.providers[name].reachable for name in "abc"] == [True, True, False]
-        assert report.providers["c"].error == "no connection within 0.05 seconds"
-        clock.at_s += 9
-        await health.report()
-        assert len(begun) == 2
-        clock.at_s += 2
-        await health.report()
-        assert len(begun) == 4
+        shown = report.providers["anthropic"]
+        assert (report.status, shown.breaker, shown.breakers["opus"].state) == ("degraded", "open", "closed")
+        assert (shown.breakers["haiku"].state, shown.breakers["haiku"].failure_rate) == ("open", 1.0)
+        assert 3.6 <= (shown.breakers["haiku"].probe_in_s or 0) <= 4.4
+
+    asyncio.run(check())
+
+
+def test_a_service_that_sheds_load_says_why_and_is_not_unhealthy():
+    async def check() -> None:
+        shedder = LoadShedder(SheddingLimits(max_memory_bytes=100), lambda: 101)
+        shedder.look(0.0)
+        report = await health_of(shedder=shedder).report()
+        assert (report.status, report.shedding) == ("degraded", "this instance is short of memory")
 
     asyncio.run(check())

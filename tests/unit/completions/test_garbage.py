@@ -10,7 +10,7 @@ import pytest
 
 from harness.books import run_on_books
 from harness.providers import Desk, Provider, answer
-from tollhouse.completions import pipeline
+from tollhouse.completions import failover
 from tollhouse.errors import TollhouseError
 from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, Rejected, TimedOut
 
@@ -32,7 +32,7 @@ class Raising(Provider):
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(pipeline, "_PAUSE_S", (0.0, 0.0))
+    monkeypatch.setattr(failover, "_PAUSE_S", (0.0, 0.0))
 
 
 @pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "with a fallback"])

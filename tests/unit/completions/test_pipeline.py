@@ -9,7 +9,7 @@ from harness.books import open_books, run_on_books
 from harness.database import read_only, refuse_writes, take_writes
 from harness.providers import Desk, Held, PlainAdapter, Provider, answer, lost
 from tollhouse.audit import store as audit
-from tollhouse.completions import pipeline
+from tollhouse.completions import failover
 from tollhouse.errors import (
     BudgetExceeded,
     CallTimeout,
@@ -36,7 +36,7 @@ REJECTED = Rejected("bad schema", status=400)
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(pipeline, "_PAUSE_S", (0.0, 0.0))
+    monkeypatch.setattr(failover, "_PAUSE_S", (0.0, 0.0))
 
 
 def run_on_desk(tmp_path, scenario, *providers, **how):
@@ -52,6 +52,7 @@ def run_on_desk(tmp_path, scenario, *providers, **how):
 
 async def switches(desk):
     """Return which model each audited switch went to."""
+    await desk.journal.flush()
     entries = await desk.books.database.read(
         lambda connection: audit.page(connection, tenant_id="42", action="provider.switched", before_id=None, limit=9)
     )
@@ -269,7 +270,7 @@ def test_a_fallback_that_cannot_express_the_call_is_passed_over(tmp_path):
     async def scenario(desk):
         await desk.complete()
         assert desk.called == ["small", "small", "third"]
-        assert await rows(desk) == [("third", 4, "settled")]
+        assert await rows(desk) == [("third", 3, "settled")]
         assert await switches(desk) == ["third"]
 
     changes = {"other": {"adapter": Particular()}}

@@ -7,7 +7,7 @@ import pytest
 from harness.books import run_on_books
 from harness.database import read_only, refuse_writes, take_writes
 from harness.providers import Desk, Held, Provider, answer, lost
-from tollhouse.completions import pipeline
+from tollhouse.completions import failover
 from tollhouse.completions.call import Answer
 from tollhouse.errors import (
     BudgetExceeded,
@@ -29,7 +29,7 @@ KEY = "order-7"
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
-    monkeypatch.setattr(pipeline, "_PAUSE_S", (0.0, 0.0))
+    monkeypatch.setattr(failover, "_PAUSE_S", (0.0, 0.0))
 
 
 def run_on_desk(tmp_path, scenario, provider, *fallbacks):

@@ -20,6 +20,11 @@ def rows_of(table: Table, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         node = node_of(field.type)
         if isinstance(node, Table):
             yield from rows_of(node, f"{prefix}{name}.")
+        elif isinstance(node, Names) and isinstance(node.entry, Table):
+            yield from rows_of(node.entry, f"{prefix}{name}.NAME.")
+        elif isinstance(node, Names):
+            assert isinstance(node.entry, Value)
+            yield f"{prefix}{name}.NAME", node.entry.expected, "none"
         else:
             assert isinstance(node, Value)
             yield f"{prefix}{name}", node.expected, default_of(field)
@@ -35,6 +40,8 @@ def default_of(field: Any) -> str:
             return f"`{str(default).lower()}`"
         case ():
             return "`[]`"
+        case bool():
+            return f"`{str(field.default).lower()}`"
         case msgspec.NODEFAULT:
             raise AssertionError("a value whose default is made by a function")
         case default:
@@ -47,6 +54,7 @@ def test_the_document_describes_exactly_the_keys_there_are_with_their_bounds_and
         node = node_of(field.type)
         assert not isinstance(node, Value)
         heading, table = (f"{section}.NAME", node.entry) if isinstance(node, Names) else (section, node)
+        assert isinstance(table, Table)
         in_schema |= {(heading, *row) for row in rows_of(table)}
 
     in_document = set()

@@ -33,7 +33,7 @@ def test_secrets_come_from_variables_and_files(load, tmp_path):
 
     secrets = resolve_secrets(config, {"K": ADMIN_KEY, "A": "sk-1"})
 
-    assert secrets == Secrets(ADMIN_KEY, b"\x00\xff salt\n", {"a": "sk-1"})
+    assert secrets == Secrets(ADMIN_KEY, b"\x00\xff salt\n", {"a": {"api_key": "sk-1"}})
 
 
 def test_a_secret_given_in_an_override_is_its_value():
@@ -116,4 +116,4 @@ def test_all_missing_secrets_are_reported_at_once(load):
 
 
 def test_secrets_do_not_show_themselves():
-    assert repr(Secrets("hunter2", b"hunter2", {"a": "hunter2"})) == "Secrets()"
+    assert repr(Secrets("hunter2", b"hunter2", {"a": {"api_key": "hunter2"}})) == "Secrets()"

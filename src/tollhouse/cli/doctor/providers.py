@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from tollhouse.apps.catalogue import compile_configured
+from tollhouse.candidates import make_upstreams
 from tollhouse.cli.doctor.finding import Finding, failed, ok, warning
 from tollhouse.config import Config
 from tollhouse.errors import StartError
@@ -11,7 +12,7 @@ from tollhouse.kit.clock import SystemClock
 from tollhouse.pricing.book import PriceBook
 from tollhouse.providers.base import NotSent
 from tollhouse.providers.transport import Upstream
-from tollhouse.wiring import configured_prices, make_upstreams
+from tollhouse.wiring import configured_prices
 
 
 async def examine_providers(config: Config, environ: Mapping[str, str]) -> list[Finding]:

@@ -16,6 +16,7 @@ import asyncpg
 import structlog
 
 from tollhouse.errors import InternalError, Unavailable
+from tollhouse.storage.database import is_given_up
 from tollhouse.storage.postgres.failures import (
     ENDED_BEFORE,
     OTHER_EPOCH,
@@ -58,13 +59,14 @@ class BatchStatement(Protocol):
 
 
 class _Job:
-    __slots__ = ("future", "is_overdue", "operation", "since_s")
+    __slots__ = ("future", "is_late", "is_overdue", "operation", "since_s")
 
     def __init__(self, operation: object, future: "asyncio.Future[Any]", since_s: float) -> None:
         self.operation = operation
         self.future = future
         self.since_s = since_s
         self.is_overdue = False
+        self.is_late = False
 
 
 class Lane:
@@ -237,8 +239,9 @@ class Lane:
     def _deliver(self, job: _Job, outcome: Any) -> None:
         future = job.future
         if future.done():
-            if job.is_overdue:
+            if job.is_overdue or (not job.is_late and is_given_up(future)):
                 job.is_overdue = False
+                job.is_late = True
                 try:
                     self._statements[type(job.operation)].late(job.operation, outcome)
                 except Exception:  # noqa: BLE001 - a defect there must not end the lane, which all calls go by
