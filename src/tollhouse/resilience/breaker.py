@@ -216,8 +216,8 @@ class CircuitBreaker:
 
     def _open(self, now_s: float, pause_s: float | None) -> None:
         settings = self._settings
-        open_s = min(settings.open_s * 2.0 ** min(self._openings, 30), settings.max_open_s)
-        open_s = max(open_s * random.uniform(*_JITTER), min(pause_s or 0.0, settings.max_open_s))  # noqa: S311 - no secret
+        open_s = settings.open_s * 2.0 ** min(self._openings, 30) * random.uniform(*_JITTER)  # noqa: S311 - no secret
+        open_s = min(max(open_s, pause_s or 0.0), settings.max_open_s)
         self._openings += 1
         self._probe_at_s = now_s + open_s
         self._become("open", probe_in_s=open_s)
