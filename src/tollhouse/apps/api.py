@@ -40,9 +40,7 @@ _LOG = structlog.get_logger("tollhouse.api")
 class CompletionEndpoint:
     """Answers completion calls; the HTTP server hands them over whole."""
 
-    def __init__(
-        self, routes: Routes, metrics: Metrics, clock: Clock, uses: NotableUses, shedder: LoadShedder
-    ) -> None:
+    def __init__(self, routes: Routes, metrics: Metrics, clock: Clock, uses: NotableUses, shedder: LoadShedder) -> None:
         self._routes = routes
         self._shedder = shedder
         self._metrics = metrics

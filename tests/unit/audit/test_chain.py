@@ -14,7 +14,6 @@ from tollhouse.audit.export import export
 from tollhouse.audit.model import AuditEntry
 from tollhouse.audit.service import AuditLog
 from tollhouse.audit.verify import verify
-from tollhouse.errors import Unavailable
 
 NOW = "2026-04-10T12:00:00.000Z"
 STATES = [None, {"name": 'Zürich "\\ \u2028 𝄞\x01', "cap_nano_usd": 2**53 + 1}, {"a": [None, True, -15]}, {}]
@@ -107,75 +106,6 @@ def test_many_writers_of_two_instances_make_one_chain(tmp_path):
         assert head.entries == 100
 
     run_on_two(tmp_path, scenario)
-
-
-def test_what_is_recorded_at_once_shares_a_transaction_and_each_waits_for_its_own(tmp_path, monkeypatch):
-    batches: list[int] = []
-    plain = store.append_all
-
-    def counted(connection, made):
-        batches.append(len(made))
-        plain(connection, made)
-
-    monkeypatch.setattr(store, "append_all", counted)
-
-    async def scenario(books):
-        log = AuditLog(books.database, books.clock)
-
-        async def record(n):
-            await log.record("a.b", tenant_id="", target=str(n), before=None, after=None)
-            # Durable on return, whoever else waits.
-            assert str(n) in {row.target for row in await books.database.read(all_rows)}
-
-        first = asyncio.create_task(record(0))
-        await asyncio.sleep(0)
-        await asyncio.gather(first, *(record(n) for n in range(1, 50)))
-        assert sum(batches) == 50
-        assert len(batches) <= 3
-
-    run_on_books(tmp_path, scenario)
-
-
-def all_rows(connection):
-    return connection.execute(sa.text("SELECT * FROM ai_audit_log ORDER BY id")).all()
-
-
-def test_one_that_leaves_ends_nobody_elses_entry_and_a_failure_reaches_all_that_wait(tmp_path):
-    async def scenario(books):
-        log = AuditLog(books.database, books.clock)
-
-        def record(target):
-            return asyncio.create_task(log.record("a.b", tenant_id="", target=target, before=None, after=None))
-
-        leaving, staying = record("1"), record("2")
-        await asyncio.sleep(0)
-        leaving.cancel()
-        await staying
-        assert len(await books.database.read(all_rows)) == 2
-
-        async def fail(_work):
-            raise Unavailable("away")
-
-        books.database.write, write = fail, books.database.write
-        outcomes = await asyncio.gather(record("3"), record("4"), return_exceptions=True)
-        assert [str(outcome) for outcome in outcomes] == ["away", "away"]
-        books.database.write = write
-        await record("5")
-        assert [row.target for row in await books.database.read(all_rows)] == ["1", "2", "5"]
-
-    run_on_books(tmp_path, scenario)
-
-
-def test_too_much_that_waits_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("tollhouse.audit.service._MAX_WAITING", 2)
-
-    async def scenario(books):
-        log = AuditLog(books.database, books.clock)
-        recording = (log.record("a.b", tenant_id="", target=str(n), before=None, after=None) for n in range(5))
-        outcomes = await asyncio.gather(*recording, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [type(None)] * 2 + [Unavailable] * 3
-
-    run_on_books(tmp_path, scenario)
 
 
 # What somebody did by hand, as the database's owner could.
