@@ -12,7 +12,7 @@ import uvloop
 
 from harness.faults import Figures, billed_nano_usd, set_cap
 from harness.reckoning import number_of
-from harness.service import Service, TenantId, eventually, limits, model, provider
+from harness.service import NO_BREAKER, Service, TenantId, eventually, limits, model, provider
 from harness.streams import CLIENTS, Caller, Callers, streamed_call
 from tollhouse.testing import Behaviour, FakeProvider
 from tollhouse.testing.behaviour import Format
@@ -33,7 +33,7 @@ _FIRST = {client: _MOST * number for number, client in enumerate(CLIENTS, start=
 
 @pytest.fixture(scope="module")
 def service(engine, _fake, tmp_path_factory) -> Iterator[Service]:
-    config = [limits()]
+    config = [limits(), NO_BREAKER]
     for prefix, timeout_s in (("", 60.0), (IMPATIENT, PAUSE_S)):
         for named, kind in KINDS.items():
             keys = {"has_responses": True} if kind == "openai" else {}

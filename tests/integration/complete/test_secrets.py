@@ -7,7 +7,7 @@ import pytest
 
 from harness.calls import body_for
 from harness.postgres import shared_server
-from harness.service import ADMIN_KEY, PROVIDER_KEY, Service, eventually, limits, model, providers
+from harness.service import ADMIN_KEY, NO_BREAKER, PROVIDER_KEY, Service, eventually, limits, model, providers
 from tollhouse.testing import Behaviour, FakeProvider
 
 CANARIES = {
@@ -76,7 +76,7 @@ def left_behind(engine, tmp_path_factory) -> dict[str, bytes]:
     """Everything that a service left behind after it was stopped, and what it had written before."""
     directory: Path = tmp_path_factory.mktemp("canaries")
     with FakeProvider() as fake:
-        config = providers(fake) + model("claude-haiku-4-5", "anthropic") + limits()
+        config = providers(fake) + model("claude-haiku-4-5", "anthropic") + limits() + NO_BREAKER
         with Service(directory, config) as service:
             key = service.new_key()["key"]
             statuses = _every_way_a_call_can_go(service, fake, key)
