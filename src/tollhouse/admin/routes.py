@@ -140,7 +140,7 @@ class KeyRoutes(Controller):
         return await administration.revoke_key(key_id, principal.key_id)
 
     @put("/{key_id:str}/budget")
-    async def put_budget(
+    async def put_key_budget(
         self,
         administration: _Service,
         principal: _Caller,
@@ -151,7 +151,7 @@ class KeyRoutes(Controller):
         return await administration.put_key_budget(key_id, data.budget_usd, principal.key_id)
 
     @delete("/{key_id:str}/budget")
-    async def delete_budget(self, administration: _Service, principal: _Caller, key_id: FromPath[str]) -> None:
+    async def delete_key_budget(self, administration: _Service, principal: _Caller, key_id: FromPath[str]) -> None:
         """Lift a key's cap."""
         await administration.remove_key_budget(key_id, principal.key_id)
 

@@ -10,7 +10,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.spec import Components, SecurityScheme
+from litestar.openapi.spec import Components, License, SecurityScheme
 from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 from litestar.types import ControllerRouterHandler, Guard, Message, Scope
@@ -25,7 +25,7 @@ from tollhouse.apps.failures import HANDLERS, request_id_of
 from tollhouse.apps.health import Health
 from tollhouse.apps.models import ModelRoutes
 from tollhouse.apps.noting import address_of
-from tollhouse.apps.openapi import complete
+from tollhouse.apps.openapi import complete, operation_id
 from tollhouse.apps.operations import OPERATIONS
 from tollhouse.audit.uses import ADMIN_USED, NotableUses
 from tollhouse.billing.routes import UsageRoutes
@@ -50,6 +50,8 @@ _OPENAPI = OpenAPIConfig(
     description="The one service between your microservices and the AI providers: gate, hard budgets, and a ledger.",
     components=Components(security_schemes={"bearer": SecurityScheme(type="http", scheme="bearer")}),
     use_handler_docstrings=True,
+    operation_id_creator=operation_id,
+    license=License(name="Apache-2.0", identifier="Apache-2.0"),
 )
 
 

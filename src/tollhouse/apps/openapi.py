@@ -1,6 +1,6 @@
 """The OpenAPI document: what the framework knows of the addresses, what msgspec knows of the bodies."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from inspect import cleandoc
 from types import NoneType
 from typing import Annotated, Any
@@ -13,15 +13,32 @@ from litestar.params import HeaderParameter, JSONBody
 from litestar.routes import HTTPRoute
 
 from tollhouse import errors
+from tollhouse.apps import examples
 from tollhouse.apps.answers import ErrorBody
 from tollhouse.completions.model import CompleteBody, Envelope
 from tollhouse.errors import NotFound, TollhouseError
 
 _REF = "#/components/schemas/{name}"
-_ERROR = {
+_JSON = "application/json"
+_ERROR_SCHEMA = {"$ref": _REF.format(name=ErrorBody.__name__)}
+_ERROR: dict[str, Any] = {
     "description": "An error of the public contract",
-    "content": {"application/json": {"schema": {"$ref": _REF.format(name=ErrorBody.__name__)}}},
+    "content": {_JSON: {"schema": _ERROR_SCHEMA}},
 }
+_REQUEST_ID = {"description": "names the request in the logs and in the ledger", "schema": {"type": "string"}}
+_RETRY_AFTER = {
+    "description": "after so many seconds a repeated call makes sense",
+    "schema": {"type": "integer", "minimum": 1},
+}
+_REPLAYED = {
+    "description": "it is the first answer under this Idempotency-Key, once more",
+    "schema": {"type": "string", "enum": ["true"]},
+}
+_EVENTS = {"schema": {"type": "string"}, "example": examples.STREAM}
+_STREAMED = (
+    "The whole answer or, with `stream`, its events: `delta`, `usage`, then `done` with the whole answer, or `error`"
+)
+_RETRIED = frozenset({"409", "429", "503"})
 
 COMPLETION_ERRORS = (
     errors.Unauthorized,
@@ -57,6 +74,11 @@ def _responses(kinds: Iterable[type[TollhouseError]]) -> dict[int, ResponseSpec]
         status: ResponseSpec(ErrorBody, generate_examples=False, description="\n\n".join(texts))
         for status, texts in lines.items()
     }
+
+
+def operation_id(handler: HTTPRouteHandler, *_: object) -> str:
+    """Name an operation after its handler: clients that are generated from the document name their functions so."""
+    return handler.handler_name
 
 
 COMPLETION_RESPONSES = _responses(COMPLETION_ERRORS)
@@ -107,7 +129,42 @@ def document(app: Litestar) -> dict[str, Any]:
             operation["responses"]["default"] = _ERROR
             for parameter in operation.get("parameters", []):
                 _without_null(parameter)
+            _illustrate(operation)
+    complete = document["paths"]["/ai/complete"]["post"]["responses"]["200"]
+    complete["description"] = _STREAMED
+    complete["content"]["text/event-stream"] = _EVENTS
+    complete["headers"]["Idempotent-Replayed"] = _REPLAYED
     return document
+
+
+def _illustrate(operation: dict[str, Any]) -> None:
+    """Add what the framework does not know of an operation: its headers, and examples."""
+    name = operation["operationId"]
+    _exemplify(operation.get("requestBody", {}), examples.SENT.get(name, {}))
+    for status, answer in operation["responses"].items():
+        headers = {"X-Request-Id": _REQUEST_ID} | ({"Retry-After": _RETRY_AFTER} if status in _RETRIED else {})
+        operation["responses"][status] = answer = {**answer, "headers": headers}  # noqa: PLW2901 - some are shared
+        if status[0] == "2":
+            for media in answer.get("content", {}).values():
+                # What fits more than one of them is no mistake, as it would be with oneOf.
+                if "oneOf" in media.get("schema", {}):
+                    media["schema"] = {"anyOf": media["schema"]["oneOf"]}
+            _exemplify(answer, examples.ANSWERED.get(name, {}))
+        elif status != "default" and answer["content"][_JSON]["schema"] == _ERROR_SCHEMA:
+            _exemplify(answer, _told(int(status)))
+
+
+def _told(status: int) -> dict[str, Any]:
+    """Return what a completion call's errors of a status look like, by code."""
+    codes = [kind.code for kind in COMPLETION_ERRORS if kind.status == status]
+    return {
+        code: {"error": code, "message": examples.MESSAGES[code], "request_id": examples.REQUEST_ID} for code in codes
+    }
+
+
+def _exemplify(part: dict[str, Any], found: Mapping[str, Any]) -> None:
+    if found:
+        part["content"][_JSON]["examples"] = {title: {"value": value} for title, value in found.items()}
 
 
 def _bodies(app: Litestar) -> Iterator[Any]:
@@ -140,7 +197,7 @@ def _polished(schema: Any) -> Any:
     if polished.get("format") == "decimal":
         polished["type"] = "number"
     if isinstance(polished.get("description"), str):
-        polished["description"] = cleandoc(polished["description"])
+        polished["description"] = cleandoc(polished["description"]).replace("``", "`")
     return polished
 
 

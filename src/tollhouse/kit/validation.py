@@ -100,6 +100,9 @@ def _within(node: inspect.Type | None, kind: type[N]) -> N | None:
     """Return the type of a kind that another is, lists or may be."""
     if isinstance(node, kind):
         return node
+    if isinstance(node, inspect.Metadata):
+        # A description for the documentation stands around the type.
+        return _within(node.type, kind)
     if isinstance(node, inspect.ListType):
         return _within(node.item_type, kind)
     if isinstance(node, inspect.UnionType):

@@ -14,7 +14,7 @@ class Leg(msgspec.Struct, forbid_unknown_fields=True):
 class Journey(msgspec.Struct, forbid_unknown_fields=True):
     traveller: OutsideId
     legs: list[Leg] = []
-    return_leg: Leg | None = None
+    return_leg: Annotated[Leg | None, msgspec.Meta(description="the way back")] = None
 
 
 DECODER = msgspec.json.Decoder(Journey)
