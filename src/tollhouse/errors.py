@@ -39,10 +39,12 @@ class TollhouseError(Exception):
     Attributes:
         message: a sentence a person can act on; never a prompt, an answer or a key.
         retry_after_s: seconds after which a retry makes sense, or None.
+        may_be_billed: whether what the call has cost is not known, so that a program should not repeat it by itself.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "ai_internal_error"
+    may_be_billed: bool = False
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -211,6 +213,7 @@ class OutcomeUnknown(TollhouseError):
 
     status = 502
     code = "ai_outcome_unknown"
+    may_be_billed = True
 
 
 class Unavailable(TollhouseError):

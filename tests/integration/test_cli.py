@@ -1,26 +1,19 @@
 """The commands, on a real database: alone, and beside a server that owns it."""
 
 import json
-import logging
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
-import structlog
-from click.testing import CliRunner, Result
 
 from harness import engines
-from harness.service import SECRETS, Service, change_by_hand, eventually, free_port, model, provider
+from harness.cli import Cli, without_logs
+from harness.service import Service, change_by_hand, eventually, model, provider
 from tollhouse.cli import session
-from tollhouse.cli.options import Options
-from tollhouse.cli.root import root
 from tollhouse.storage.lock import DatabaseLock
 from tollhouse.storage.schema import REVISION
-from tollhouse.telemetry import logs
 from tollhouse.testing import Behaviour, FakeProvider
 
 BODY = {"user_id": 101, "feature_slug": "summary", "model": "small", "user_message": "Hello.", "max_tokens": 50}
@@ -29,47 +22,9 @@ ON_SQLITE = pytest.mark.engine("sqlite")
 
 
 @pytest.fixture(autouse=True)
-def no_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Logs would go to a stream that ends with the command, which here is not the end of the process."""
-    for module in (session, logs):
-        monkeypatch.setattr(module, "configure_logs", lambda **_: None)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
-
-
-class Cli:
-    """Commands with one configuration."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self._options = Options(config_file=file, environ=SECRETS)
-
-    @property
-    def database_url(self) -> str:
-        return self._options.config().database.url
-
-    def run(self, *arguments: str) -> Result:
-        result = CliRunner().invoke(root, arguments, obj=replace(self._options))
-        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        return result
-
-    def __call__(self, *arguments: str) -> str:
-        """Run a command that has to succeed, and return what it prints."""
-        result = self.run(*arguments)
-        assert result.exit_code == 0, result.output
-        assert result.stderr == ""
-        return result.stdout
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self(*arguments, "--json"), parse_float=Decimal)
-
-    def refusal(self, *arguments: str, exit_code: int = 1) -> str:
-        """Run a command that has to fail, and return why it does."""
-        result = self.run(*arguments)
-        assert result.exit_code == exit_code, result.output
-        assert result.stdout == ""
-        return result.stderr
+def no_logs() -> Iterator[None]:
+    with without_logs():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -370,7 +325,7 @@ def test_commands_need_no_provider_key(tmp_path):
     assert Cli(file)("tenant", "list") == "There are no tenants yet; `tollhouse tenant create ID` makes one.\n"
 
 
-# verify, migrate and doctor.
+# verify and migrate.
 
 
 @pytest.fixture
@@ -439,80 +394,6 @@ def test_a_newer_database_is_not_migrated(alone, engine):
     assert "is at schema 9999" in alone.refusal("migrate", exit_code=2)
     assert "is at schema 9999" in alone.refusal("verify", exit_code=2)
     if engine == "sqlite":
-        assert findings(alone)["database"][0] == "warning"
+        assert alone.findings()["database"][0] == "warning"
     else:
-        assert findings(alone, exit_code=1)["database"][0] == "failed"
-
-
-def findings(cli: Cli, exit_code: int = 0) -> dict[str, tuple[str, str]]:
-    result = cli.run("doctor", "--json")
-    assert result.exit_code == exit_code, result.output
-    return {finding["check"]: (finding["status"], finding["message"]) for finding in json.loads(result.stdout)}
-
-
-@ON_SQLITE
-def test_the_doctor_finds_nothing_wrong_with_a_service_that_runs(served):
-    cli = Cli(served.config_file)
-
-    found = findings(cli)
-
-    assert {status for status, _ in found.values()} <= {"ok", "warning"}
-    url = f"http://127.0.0.1:{served.port}"
-    assert found["owner"] == ("ok", f"process {served.process.pid} serves from the database, at {url}")
-    assert found["provider fake"] == ("ok", "can be reached")
-    status, message = found["model small"]
-    assert status == "ok"
-    assert "config" in message
-    assert re.search(r"^ok +database +", cli("doctor"), re.MULTILINE)
-
-
-@ON_SQLITE
-def test_the_doctor_changes_nothing(alone):
-    before = set(alone.file.parent.iterdir())
-
-    assert findings(alone)["database"][0] == "ok"
-
-    assert set(alone.file.parent.iterdir()) == before
-
-
-@ON_SQLITE
-def test_the_doctor_tells_each_thing_that_cannot_work_and_what_to_do(tmp_path):
-    file = tmp_path / "tollhouse.toml"
-    port = free_port()
-    secret = '[auth]\nadmin_key = "env:NOT_SET_ANYWHERE"\n'
-    away = f'[providers.away]\nkind = "openai"\nbase_url = "http://127.0.0.1:{port}/v1"\n'
-    unpriced = model("my-own", "away", price=None, fallbacks=["nobody"])
-    file.write_text(f'[database]\nurl = "sqlite:///{tmp_path / "t.db"}"\n{secret}{away}{unpriced}')
-    (tmp_path / "t.db").write_bytes(b"no database" * 500)
-    cli = Cli(file)
-
-    found = findings(cli, exit_code=1)
-
-    assert found["secrets"][0] == "failed"
-    assert "NOT_SET_ANYWHERE is not set" in found["secrets"][1]
-    assert found["database"][0] == "failed"
-    assert found["provider away"][0] == "failed"
-    assert found["model my-own"] == ("warning", "its fallback nobody is not configured")
-    text = cli.run("doctor").stdout
-    assert "has no price, so calls of it are refused" in text
-    assert "→ check [providers.away] base_url" in text
-
-
-@ON_SQLITE
-def test_the_doctor_tells_of_a_pepper_that_is_gone(alone):
-    alone("tenant", "create", "42")
-    alone.file.with_name("tollhouse.db.pepper").unlink()
-
-    assert findings(alone, exit_code=1)["pepper"][0] == "failed"
-
-
-@ON_SQLITE
-def test_the_doctor_tells_what_is_wrong_with_a_configuration(tmp_path):
-    file = tmp_path / "tollhouse.toml"
-    file.write_text("[server]\nprot = 1\nport = 'x'\n")
-
-    result = Cli(file).run("doctor")
-
-    assert result.exit_code == 1
-    assert f"FAILED   configuration  {file}:2: [server] prot: unknown key" in result.stdout
-    assert f"{file}:3: [server] port" in result.stdout
+        assert alone.findings(exit_code=1)["database"][0] == "failed"

@@ -46,6 +46,9 @@ def error_answer(
     ]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.may_be_billed:
+        # OpenAI's and Anthropic's clients repeat any 5xx by themselves unless they are told not to.
+        headers.append((b"x-should-retry", b"false"))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return error.status, headers, body

@@ -33,7 +33,8 @@ from tollhouse.providers.incoming import Incoming
 from tollhouse.providers.sse import EventParser, EventTooLong, ServerSentEvent
 from tollhouse.providers.usage import Usage
 
-_MAX_EVENT_BYTES = 4 * 1024 * 1024
+# A picture comes in one event; no event may be longer than an answer that comes whole.
+_MAX_EVENT_BYTES = 32 * 1024 * 1024
 _COMMENT = b": waiting\n\n"
 
 

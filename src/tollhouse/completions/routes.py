@@ -166,6 +166,13 @@ class CountRoute(ApiRoute):
         return self._pipeline.count_tokens(self._plan(caller, body, request_id))
 
 
+class UnservedStreamRoute(ApiRoute):
+    """Google's ``:streamGenerateContent`` without ``alt=sse``: one JSON array that grows, which is not served."""
+
+    def _plan(self, caller: Caller, body: bytes, request_id: str) -> Call:  # noqa: ARG002 - refused whatever it is
+        raise InvalidRequest("alt: expected sse in the query, as streams are served as events alone")
+
+
 class Routes:
     """Finds the route of a POST's target.
 
@@ -205,7 +212,8 @@ class Routes:
         if found is None or not model:
             return None
         api, is_stream = found
-        return ApiRoute(api, *self._parts, path_model=model, query_key=query_key(query), is_stream=is_stream)
+        route = UnservedStreamRoute if is_stream and _SSE not in query.split(b"&") else ApiRoute
+        return route(api, *self._parts, path_model=model, query_key=query_key(query), is_stream=is_stream)
 
 
 def _once(headers: RawHeaders, name: bytes) -> str | None:
@@ -228,6 +236,7 @@ def _named(headers: RawHeaders) -> dict[str, str]:
     return named
 
 
+_SSE = b"alt=sse"
 _DECIDING = frozenset({"idempotency-key", "x-tenant-id", "x-user-id", "x-feature-slug", "x-request-timeout"})
 
 

@@ -63,7 +63,13 @@ def own_answers(retry_limited_s: int) -> Sequence[TollhouseError]:
             "again with the same Idempotency-Key it is never paid for twice"
         ),
         errors.Unavailable("no instance of the service can be reached", retry_after_s=RETRY_UNAVAILABLE_S),
-        errors.CallTimeout(
-            "the service did not answer in time; the request may have been carried out and billed, and goes on"
-        ),
+        _late(),
     )
+
+
+def _late() -> TollhouseError:
+    error = errors.CallTimeout(
+        "the service did not answer in time; the request may have been carried out and billed, and goes on"
+    )
+    error.may_be_billed = True
+    return error

@@ -101,6 +101,9 @@ def _mapper(
     if answer.retry_after_s is not None:
         retry = {"key": "retry-after", "value": str(answer.retry_after_s)}
         headers.append({"header": retry, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"})
+    if answer.may_be_billed:
+        never = {"key": "x-should-retry", "value": "false"}
+        headers.append({"header": never, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"})
     body = json.loads(shape.write(answer, _REQUEST_ID))
     return {
         "filter": filters,

@@ -174,6 +174,7 @@ def _error_location(answer: TollhouseError) -> str:
     if status in {502, 504}:
         # Where nothing was sent to any instance, nothing can have come of it.
         lines.append("add_header Retry-After $edge_retry_unsent_s always;")
+        lines.append("add_header X-Should-Retry $edge_should_retry always;")
         lines.append("if ($edge_was_sent = 0) {\n    return 503 $edge_body_503;\n}")
     lines.append(f"return {status} $edge_body_{status};")
     return "\n".join([f"        location {where} {{", indented("\n".join(lines), 12), "        }"])

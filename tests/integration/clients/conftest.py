@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.client_calls import Client
-from harness.service import Service, limits, model, providers, serving
+from harness.service import NO_BREAKER, Service, limits, model, providers, serving
 from tollhouse.testing import FakeProvider
 
 with warnings.catch_warnings():
@@ -29,7 +29,7 @@ MODELS = {
 def _running(engine, tmp_path_factory) -> Iterator[tuple[Service, FakeProvider]]:
     with FakeProvider() as fake:
         models = "".join(model(name, of, price=PRICE) for name, of in MODELS.items())
-        config = providers(fake) + models + limits(requests_per_minute=1, burst=40)
+        config = providers(fake) + models + limits(requests_per_minute=1, burst=40) + NO_BREAKER
         with serving(tmp_path_factory.mktemp("clients"), config) as service:
             yield service, fake
             assert service.findings() == []

@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import httpx
 import pydantic
 import pytest
 from google import genai
@@ -229,3 +230,14 @@ def test_a_stream_that_the_provider_breaks_off_raises(client, model, how):
     (row,) = client.service.rows(tenant_id=client.tenant)
     assert (row["status"], row["usage_source"]) == ("settled", "estimated")
     client.nothing_reserved()
+
+
+def test_a_stream_that_is_no_stream_of_events_is_refused(client):
+    path = f"{client.url}/v1beta/models/gemini-2.5-flash:streamGenerateContent"
+    body = {"contents": [{"parts": [{"text": QUESTION}]}]}
+    reply = httpx.post(path, json=body, headers={"x-goog-api-key": client.key})
+    assert reply.status_code == 422
+    error = reply.json()["error"]
+    assert error["message"].startswith("alt: expected sse")
+    assert client.fake.receipts() == []
+    client.nothing_billed()

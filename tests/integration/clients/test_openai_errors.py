@@ -130,6 +130,15 @@ def test_a_provider_that_cannot_take_calls_is_tried_again_by_the_client(client, 
 
 
 @pytest.mark.parametrize("model", MODELS)
+def test_a_call_that_may_have_been_billed_is_not_made_again_by_the_client(client, api, http, model):
+    client.fake.behave(Behaviour(reset="mid_answer"))
+    with pytest.raises(openai.InternalServerError) as caught:
+        ask(api, model)
+    refused(caught.value, "ai_unavailable", http)
+    assert len(client.fake.receipts()) == 1
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_a_provider_that_recovers_answers_a_retry(client, api, http, model):
     client.fake.script([Behaviour(status=503), Behaviour(status=503)])
     client.told()

@@ -45,6 +45,7 @@ def test_a_provider_that_cannot_answer_is_tried_once_more_and_then_503(service, 
     reply = service.complete(body_for(tenant))
     assert (reply.status, reply.code) == (503, "ai_unavailable")
     assert int(reply.headers["retry-after"]) >= 1
+    assert "x-should-retry" not in reply.headers
     assert f"HTTP {status}" in reply.message
     assert "org-12345" not in reply.message
     assert len(fake.receipts()) == 2
@@ -155,6 +156,7 @@ def test_an_unknown_outcome_is_held_at_its_ceiling_and_neither_retried_nor_invoi
     assert (reply.status, reply.code) == (status, code)
     assert "its ceiling stays counted against the budget" in reply.message
     assert ("retry-after" in reply.headers) == (status == 503)
+    assert reply.headers["x-should-retry"] == "false"
     assert len(fake.receipts()) == 1, "a second try could be billed twice"
     ceiling = ceiling_nano_usd(body, **HAIKU_AT_MOST)
     (row,) = service.rows(tenant_id=tenant)

@@ -103,6 +103,7 @@ def test_a_call_that_may_have_been_billed_is_not_made_again_under_its_key(servic
 
     assert (again.status, again.code) == (504, "ai_timeout")
     assert "may have been billed" in again.message
+    assert again.headers["x-should-retry"] == "false"
     assert "retry-after" not in again.headers
     assert len(fake.receipts()) == 1
     assert service.complete(body, Idempotency_Key=f"new-{tenant}").status == 200

@@ -36,6 +36,7 @@ def test_a_call_whose_instance_dies_is_not_sent_to_another(front: Front, method:
         assert reply.status == 502
         assert reply.code == "ai_outcome_unknown"
         assert "retry-after" not in reply.headers
+        assert reply.headers["x-should-retry"] == "false"
     seen = Counter(each.target for stub in front.pair for each in stub.received)
     assert seen == {"/ai/jobs/0": 1, "/ai/jobs/1": 1}
 
@@ -56,6 +57,7 @@ def test_without_any_instance_there_is_an_answer_at_once(front: Front):
         assert reply.status == 503
         assert reply.code == "ai_unavailable"
         assert reply.headers["retry-after"] == "2"
+        assert "x-should-retry" not in reply.headers
 
 
 def test_silence_ends_and_heartbeats_do_not(front: Front, tmp_path: Path):
@@ -67,6 +69,7 @@ def test_silence_ends_and_heartbeats_do_not(front: Front, tmp_path: Path):
 
     assert silent.status == 504
     assert silent.code == "ai_timeout"
+    assert silent.headers["x-should-retry"] == "false"
     assert beating.body == b": beat..\n" * 8
 
 

@@ -62,10 +62,14 @@ def _examine(options: Options) -> list["Finding"]:
         findings += examine_database(config.database.sqlite_path)
         findings.append(examine_pepper(config.database.sqlite_path, secrets))
     else:
+        from tollhouse.cli.doctor.instance import configured_url, examine_instance
         from tollhouse.cli.doctor.server import examine_server, examine_stored_pepper
 
         findings += examine_server(config.database)
         findings.append(examine_stored_pepper(secrets))
+        # With port 0 each start takes another one, which nothing tells.
+        if config.server.port:
+            findings += examine_instance(configured_url(config.server), has_to_run=False)
     findings.append(examine_open_files(config))
     findings += asyncio.run(examine_providers(config, options.environ))
     return findings

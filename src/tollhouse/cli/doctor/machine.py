@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tollhouse.cli.database_file import read_file, revision_of
 from tollhouse.cli.doctor.finding import Finding, failed, ok, warning
+from tollhouse.cli.doctor.instance import examine_instance
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError
 from tollhouse.keys import store as keys
@@ -35,7 +36,7 @@ def examine_database(path: Path) -> Iterator[Finding]:
         yield failed("database", f"{' and '.join(closed)}: cannot be written", "let this user write to both")
         return
     yield _examine_schema(path)
-    yield _examine_owner(path)
+    yield from _examine_owner(path)
 
 
 def _examine_schema(path: Path) -> Finding:
@@ -54,16 +55,18 @@ def _examine_schema(path: Path) -> Finding:
     )
 
 
-def _examine_owner(path: Path) -> Finding:
+def _examine_owner(path: Path) -> Iterator[Finding]:
     try:
         with DatabaseLock(path):
-            return ok("owner", "no process is using the database")
+            yield ok("owner", "no process is using the database")
     except DatabaseInUse as error:
         if error.owner is not None and error.owner.url:
-            return ok("owner", f"process {error.owner.pid} serves from the database, at {error.owner.url}")
-        return ok("owner", "another command is using the database at this moment")
+            yield ok("owner", f"process {error.owner.pid} serves from the database, at {error.owner.url}")
+            yield from examine_instance(error.owner.url, has_to_run=True)
+        else:
+            yield ok("owner", "another command is using the database at this moment")
     except StartError as error:
-        return failed("owner", str(error), "let this user write to the file")
+        yield failed("owner", str(error), "let this user write to the file")
 
 
 def examine_pepper(path: Path, secrets: Secrets | None) -> Finding:
