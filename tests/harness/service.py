@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import IO, Any, Self, TypeVar
 from urllib.parse import quote
 
 import psycopg
 from psycopg.rows import dict_row
 
 from harness import engines
+from harness.forking import ForkedProcess, can_fork, run_forked
 from tollhouse.cli.books import read_books
 from tollhouse.config import Database
 from tollhouse.ledger.verify import Finding, verify
@@ -40,6 +41,7 @@ LEASE_S = 2
 NO_BREAKER = "[breaker]\nenabled = false\n"
 """For tests whose providers fail on purpose, again and again."""
 DATABASE_KEYS = f"lease_s = {LEASE_S}\n"
+TOLLHOUSE: list[str | Path] = ["-m", "tollhouse"]
 _START_TIMEOUT_S = 60.0
 _STOP_TIMEOUT_S = 60.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -103,8 +105,8 @@ class Service:
         self.config_file = directory / "tollhouse.toml"
         self.log_file = directory / "log"
         self.port = 0
-        self.program: list[str | Path] = ["-m", "tollhouse"]
-        self._process: subprocess.Popen[bytes] | None = None
+        self.program: list[str | Path] = [*TOLLHOUSE]
+        self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self.config_file.write_text(
             f'[server]\nport = 0\n{server}\n[database]\nurl = "{self.database_url}"\n{DATABASE_KEYS}'
             f'[auth]\nadmin_key = "env:TEST_ADMIN_KEY"\n{config}'
@@ -116,13 +118,7 @@ class Service:
     def start(self) -> Self:
         """Start the process and wait until it serves; its log goes on in the same file."""
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *self.program, "serve", "-c", self.config_file],
-                stdout=subprocess.PIPE,
-                stderr=log,
-                cwd=self.directory,
-                env=self.environ,
-            )
+            self._process = self._spawn([*self.program, "serve", "-c", self.config_file], log)
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT_S)
         line = self._process.stdout.readline().decode() if ready else ""
@@ -132,8 +128,15 @@ class Service:
         self.port = int(line.rsplit(":", 1)[1])
         return self
 
+    def _spawn(self, command: list[str | Path], log: IO[bytes]) -> "subprocess.Popen[bytes] | ForkedProcess":
+        if can_fork(self.environ):
+            return ForkedProcess(command, stderr=log, cwd=self.directory, environ=self.environ)
+        return subprocess.Popen(
+            [sys.executable, *command], stdout=subprocess.PIPE, stderr=log, cwd=self.directory, env=self.environ
+        )
+
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> "subprocess.Popen[bytes] | ForkedProcess":
         assert self._process is not None, "it has been started"
         return self._process
 
@@ -262,12 +265,15 @@ def _environ() -> dict[str, str]:
 
 def run(directory: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a command, which has to end by itself, in a directory."""
+    environ = _environ() | environ
+    if can_fork(environ):
+        return run_forked([*TOLLHOUSE, *arguments], cwd=directory, environ=environ, timeout_s=_STOP_TIMEOUT_S)
     return subprocess.run(
-        [sys.executable, "-m", "tollhouse", *arguments],
+        [sys.executable, *TOLLHOUSE, *arguments],
         capture_output=True,
         text=True,
         cwd=directory,
-        env=_environ() | environ,
+        env=environ,
         timeout=_STOP_TIMEOUT_S,
         check=False,
     )
