@@ -17,13 +17,14 @@ from tollhouse.budgets import store as budgets
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError, Unavailable
 from tollhouse.gate.admission import Admission, Admitted
-from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.keys.pepper import FilePepper, StoredPepper, pepper_path
 from tollhouse.keys.service import Keyring, open_keyring
 from tollhouse.kit.clock import Clock
 from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.service import Ledger
+from tollhouse.limits.model import Limit, OwnLimit, Rules, Scope
+from tollhouse.limits.sqlite import Limiter
 from tollhouse.storage.database import Database
 from tollhouse.storage.lock import DatabaseLock, Owner
 from tollhouse.storage.sqlite import SqliteDatabase
@@ -72,9 +73,9 @@ async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> Asyn
     path = config.database.sqlite_path
     with DatabaseLock(path) as lock:
         database = SqliteDatabase(path)
-        limiter = RateLimiter(requests_per_minute=config.limits.requests_per_minute, burst=config.limits.burst)
+        limiter = Limiter(limit_rules(config), clock)
         SqliteGate(clock, limiter).handle_on(database)
-        sqlite_ledger.handle_on(database)
+        sqlite_ledger.handle_on(database, limiter)
         try:
             database.open()
             ledger = Ledger(database, clock)
@@ -110,14 +111,8 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
 
     settings = config.database
     lease = Lease(clock, settings.lease_s)
-    database, ledger = assemble_cluster(
-        settings.url,
-        clock,
-        lease,
-        timeout_s=settings.timeout_s,
-        requests_per_minute=config.limits.requests_per_minute,
-        burst=config.limits.burst,
-    )
+    rules = limit_rules(config)
+    database, ledger = assemble_cluster(settings.url, clock, lease, rules, timeout_s=settings.timeout_s)
     some_are_lost, keys_changed = asyncio.Event(), asyncio.Event()
     membership = Membership(
         database.dial, clock, lease, when_lost=some_are_lost.set, when_keys_changed=keys_changed.set
@@ -155,8 +150,30 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
         await database.close()
 
 
+def limit_rules(config: Config) -> Rules:
+    """Return the limits that a configuration sets."""
+    base: dict[Scope, Limit] = {}
+    tiers: dict[str, dict[Scope, Limit]] = {}
+    limits = config.limits
+    base["tenant"] = Limit(limits.requests_per_minute, limits.burst, limits.tokens_per_minute, limits.concurrent_calls)
+    none = Limit(burst=limits.burst)
+    base["user"], base["feature"], base["key"] = (
+        OwnLimit(*msgspec.structs.astuple(each)).over(none) for each in (limits.user, limits.feature, limits.key)
+    )
+    for name, tier in config.tiers.items():
+        own = tier.limits
+        changed: dict[Scope, OwnLimit] = {
+            "tenant": OwnLimit(own.requests_per_minute, own.burst, own.tokens_per_minute, own.concurrent_calls),
+            "user": OwnLimit(*msgspec.structs.astuple(own.user)),
+            "feature": OwnLimit(*msgspec.structs.astuple(own.feature)),
+        }
+        if any(each.names for each in changed.values()):
+            tiers[name] = {scope: each.over(base[scope]) for scope, each in changed.items()}
+    return Rules(base, tiers)
+
+
 def assemble_cluster(
-    url: str, clock: Clock, lease: "Lease", *, timeout_s: float, requests_per_minute: int, burst: int
+    url: str, clock: Clock, lease: "Lease", rules: Rules, *, timeout_s: float
 ) -> tuple["PostgresDatabase", Ledger]:
     """Return a PostgreSQL database, still closed, that knows how to admit and to settle, and the ledger on it."""
     from tollhouse.gate.postgres import PostgresAdmissions
@@ -170,9 +187,8 @@ def assemble_cluster(
     admissions = PostgresAdmissions(
         lease,
         clock,
+        rules,
         lambda admission: ledger.give_back(admission.reservation, admission.claim),
-        requests_per_minute=requests_per_minute,
-        burst=burst,
     )
     # A lane each, so that neither waits for the other's commit.
     database.handle("admissions", {Admission: admissions})

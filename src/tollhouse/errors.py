@@ -19,6 +19,7 @@ TollhouseError
 ├── InvalidRequest           422 ai_invalid_request
 │   ├── IdempotencyMismatch      ai_idempotency_mismatch
 │   ├── ModelUnpriced            ai_model_unpriced
+│   ├── TooManyTokens            ai_too_many_tokens
 │   └── ProviderRejected         ai_provider_rejected
 ├── RateLimited              429 ai_rate_limited
 ├── HeadersTooLarge          431 ai_headers_too_large
@@ -30,7 +31,7 @@ TollhouseError
 StartError: the service cannot start as configured; the command line prints it and exits with 2.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class TollhouseError(Exception):
@@ -40,6 +41,7 @@ class TollhouseError(Exception):
         message: a sentence a person can act on; never a prompt, an answer or a key.
         retry_after_s: seconds after which a retry makes sense, or None.
         may_be_billed: whether what the call has cost is not known, so that a program should not repeat it by itself.
+        standing: where the caller's limits stand, if that is why (``limits.model.Standing``).
     """
 
     status: ClassVar[int] = 500
@@ -50,6 +52,7 @@ class TollhouseError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.standing: tuple[Any, ...] = ()
 
 
 class InternalError(TollhouseError):
@@ -183,6 +186,12 @@ class ModelUnpriced(InvalidRequest):
     code = "ai_model_unpriced"
 
 
+class TooManyTokens(InvalidRequest):
+    """The call may use more tokens than a limit has in a whole minute: it would be refused for ever."""
+
+    code = "ai_too_many_tokens"
+
+
 class ProviderRejected(InvalidRequest):
     """The provider refused the request itself.
 
@@ -195,7 +204,7 @@ class ProviderRejected(InvalidRequest):
 
 
 class RateLimited(TollhouseError):
-    """The tenant's rate limit is reached."""
+    """A limit on calls, on tokens or on calls at the same time is reached."""
 
     status = 429
     code = "ai_rate_limited"

@@ -20,7 +20,6 @@ from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation, Scope
 from tollhouse.engines import _give_back, assemble_cluster
 from tollhouse.gate.admission import Admission, Admitted, Replay
-from tollhouse.gate.ratelimit import RateLimiter
 from tollhouse.gate.service import Gate
 from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.idempotency.model import Claim
@@ -31,6 +30,8 @@ from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.model import Settlement
 from tollhouse.ledger.service import Ledger
 from tollhouse.ledger.verify import Report, verify
+from tollhouse.limits.model import Limit, Rules
+from tollhouse.limits.sqlite import Limiter
 from tollhouse.providers.usage import Usage
 from tollhouse.storage import migrate
 from tollhouse.storage.database import Database
@@ -135,7 +136,7 @@ class Books:
         """Let time pass for everybody: the rate limits of several instances go by their database's clock."""
         self.clock.advance(seconds)
         if engines.current() == "postgresql":
-            earlier = sa.update(ai_rate_limits).values(full_at_us=ai_rate_limits.c.full_at_us - round(seconds * 1e6))
+            earlier = sa.update(ai_rate_limits).values(at_us=ai_rate_limits.c.at_us - round(seconds * 1e6))
             await self.database.write(lambda connection: connection.execute(earlier))
 
     async def set_tenant(self, tenant_id: str = "42", *, cap: int = 10_000, **changes: Any) -> None:
@@ -174,13 +175,16 @@ class Books:
         key = self.key(scope, scope_id, tenant_id)
         return await self.database.write(lambda connection: budgets.remove_standing_cap(connection, key))
 
-    async def admit(self, of: Reservation, claim: Claim | None = None, *, is_first: bool = True) -> Admitted | Replay:
-        return await self.gate.admit(Admission(of, claim, is_first=is_first))
+    async def admit(
+        self, of: Reservation, claim: Claim | None = None, *, is_first: bool = True, tokens: int = 0
+    ) -> Admitted | Replay:
+        return await self.gate.admit(Admission(of, claim, is_first=is_first, tokens=tokens))
 
     async def reserve(self, ceiling: int = 100, **changes: Any) -> Reservation:
-        """Admit a new attempt; raises what the gate raises."""
+        """Admit a new attempt, which may use ``tokens``; raises what the gate raises."""
+        tokens = changes.pop("tokens", 0)
         made = reservation(ceiling, at=utc_text(self.clock.now_ms()), **changes)
-        assert isinstance(await self.admit(made), Admitted)
+        assert isinstance(await self.admit(made, tokens=tokens), Admitted)
         return made
 
     @property
@@ -240,22 +244,27 @@ def _new_database() -> bytes:
 
 @asynccontextmanager
 async def open_books(
-    path: Path, clock: FakeClock | None = None, *, requests_per_minute: int = 0, burst: int = 1
+    path: Path, clock: FakeClock | None = None, *, rules: Rules | None = None, **limits: int
 ) -> AsyncIterator[Books]:
-    """Open books on the engine of the test, which are made if there are none under this path."""
+    """Open books on the engine of the test, which are made if there are none under this path.
+
+    Args:
+        rules: the limits of everybody; left out, each tenant has ``limits``, and nobody else any.
+    """
     clock = clock or FakeClock()
     opened = _open_embedded if engines.current() == "sqlite" else _open_cluster
-    async with opened(path, clock, requests_per_minute=requests_per_minute, burst=burst) as books:
+    async with opened(path, clock, rules or Rules({"tenant": Limit(**limits)})) as books:
         yield books
 
 
 @asynccontextmanager
-async def _open_embedded(path: Path, clock: FakeClock, **limits: int) -> AsyncIterator[Books]:
+async def _open_embedded(path: Path, clock: FakeClock, rules: Rules) -> AsyncIterator[Books]:
     if not path.exists():
         path.write_bytes(_new_database())
     database = SqliteDatabase(path)
-    SqliteGate(clock, RateLimiter(**limits)).handle_on(database)
-    sqlite_ledger.handle_on(database)
+    limiter = Limiter(rules, clock)
+    SqliteGate(clock, limiter).handle_on(database)
+    sqlite_ledger.handle_on(database, limiter)
     database.open()
     try:
         ledger = Ledger(database, clock)
@@ -266,10 +275,10 @@ async def _open_embedded(path: Path, clock: FakeClock, **limits: int) -> AsyncIt
 
 
 @asynccontextmanager
-async def _open_cluster(path: Path, clock: FakeClock, **limits: int) -> AsyncIterator[Books]:
+async def _open_cluster(path: Path, clock: FakeClock, rules: Rules) -> AsyncIterator[Books]:
     """Join the database as an instance that shows that it lives as long as the clock stands."""
     lease = Lease(clock, LEASE_S)
-    database, ledger = assemble_cluster(engines.database_url(path), clock, lease, timeout_s=5, **limits)
+    database, ledger = assemble_cluster(engines.database_url(path), clock, lease, rules, timeout_s=5)
 
     membership = Membership(database.dial, clock, lease, when_lost=lambda: None, when_keys_changed=lambda: None)
     await database.open()
@@ -288,12 +297,13 @@ def run_on_books(
     *,
     clock: FakeClock | None = None,
     is_consistent: bool = True,
+    rules: Rules | None = None,
     **limits: int,
 ) -> None:
     """Run a scenario on new books; whatever it does, they have to be consistent when it ends."""
 
     async def main() -> None:
-        async with open_books(folder / "books.db", clock, **limits) as books:
+        async with open_books(folder / "books.db", clock, rules=rules, **limits) as books:
             await scenario(books)
             report = await books.verify()
             assert report.is_consistent == is_consistent, msgspec.json.encode(report.findings)
@@ -306,14 +316,15 @@ def run_on_two(
     scenario: Callable[[Books, Books], Awaitable[None]],
     *,
     clock: FakeClock | None = None,
+    rules: Rules | None = None,
     **limits: int,
 ) -> None:
     """Run a scenario on new books that two instances share, and that have to be consistent when it ends."""
 
     async def main() -> None:
         now = clock or FakeClock()
-        async with open_books(folder / "books.db", now, **limits) as one:
-            async with open_books(folder / "books.db", now, **limits) as other:
+        async with open_books(folder / "books.db", now, rules=rules, **limits) as one:
+            async with open_books(folder / "books.db", now, rules=rules, **limits) as other:
                 await scenario(one, other)
             report = await one.verify()
             assert report.is_consistent, msgspec.json.encode(report.findings)

@@ -209,6 +209,7 @@ class Collected:
         self.pieces: list[bytes] = []
         self.is_gone = False
         self.has_ended = False
+        self.standing: tuple[Any, ...] = ()
 
     @property
     def has_begun(self) -> bool:

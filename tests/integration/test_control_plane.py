@@ -253,6 +253,55 @@ def test_only_users_and_features_are_capped_under_a_tenant(plane, scope):
     assert plane("PUT", "/admin/tenants/402/budgets/user/x", {"budget_usd": None}).status == 422
 
 
+def test_limits_of_ones_own_are_set_as_a_whole_listed_and_taken_away(plane):
+    plane.tenant(403)
+    key_id = plane.new_key()["key_id"]
+    none = {"requests_per_minute": None, "burst": None, "tokens_per_minute": None, "concurrent_calls": None}
+    paths = {
+        ("tenant", None): "/admin/tenants/403/limits",
+        ("feature", "f"): "/admin/tenants/403/limits/feature/f",
+        ("user", 7): "/admin/tenants/403/limits/user/7",
+        ("key", key_id): f"/admin/keys/{key_id}/limits",
+    }
+    for (scope, scope_id), path in paths.items():
+        assert plane("PUT", path, {"burst": 3, "concurrent_calls": 0}).status == 200
+        changed = plane("PUT", path, {"tokens_per_minute": 5})
+        assert changed.json == {**none, "tokens_per_minute": 5, "scope": scope, "scope_id": scope_id}
+    listed = plane("GET", "/admin/tenants/403/limits").json["limits"]
+    assert [(each["scope"], each["scope_id"]) for each in listed] == [("feature", "f"), ("tenant", None), ("user", 7)]
+    assert plane("GET", paths["key", key_id]).json["tokens_per_minute"] == 5
+    for path in paths.values():
+        assert plane("DELETE", path).status == 204
+        assert plane("DELETE", path).error[0] == "ai_not_found"
+    assert plane("GET", paths["key", key_id]).error == (
+        "ai_not_found",
+        f"service key {key_id} has no limits of its own",
+    )
+    assert plane("GET", "/admin/tenants/403/limits").json["limits"] == []
+    told = [(each["action"], each["target"]) for each in plane.audit("tenant_id=403") if "limit" in each["action"]]
+    assert told[:3] == [("limit.removed", target) for target in ("user:7", "feature:f", "tenant")]
+    assert told.count(("limit.updated", "user:7")) == 2
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said"),
+    [
+        ("/admin/tenants/404/limits", {}, "expected at least one of requests_per_minute, burst, tokens_per_minute"),
+        ("/admin/tenants/404/limits", {"burst": 0}, "burst: expected"),
+        ("/admin/tenants/404/limits", {"requests_per_minute": -1}, "requests_per_minute: expected"),
+        ("/admin/tenants/404/limits", {"rpm": 1}, "rpm"),
+        ("/admin/tenants/404/limits/key/k", {"burst": 1}, "scope: expected one of user, feature"),
+    ],
+)
+def test_what_is_no_limit_is_refused(plane, path, body, said):
+    plane.tenant(404)
+    answer = plane("PUT", path, body)
+    assert answer.status == 422
+    assert said in answer.error[1]
+    assert plane("PUT", "/admin/tenants/nobody/limits", {"burst": 1}).status == 404
+    assert plane("PUT", "/admin/keys/key_of_nobody/limits", {"burst": 1}).status == 404
+
+
 def test_a_changed_budget_holds_in_the_running_month_at_once_and_in_the_next(fresh_plane):
     plane = fresh_plane
     plane.tenant(42, budget_usd=10)

@@ -13,6 +13,8 @@ from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.kit.money import nano_usd
 from tollhouse.kit.validation import printable
+from tollhouse.limits import store as limits
+from tollhouse.limits.model import LimitKey, OwnLimit
 from tollhouse.tenants import store as tenants
 from tollhouse.tenants.model import TenantModule
 
@@ -86,6 +88,19 @@ class Change:
         states = [None if cap is None else {"cap_nano_usd": cap} for cap in (before, after)]
         action = "budget.removed" if after is None else "budget.updated"
         self.record(action, key.tenant_id, f"{key.scope}:{key.scope_id}", *states)
+
+    def set_limit(self, key: LimitKey, limit: OwnLimit | None) -> bool:
+        """Give somebody limits of their own, or with None take them away; return whether there were some."""
+        before = limits.find(self.connection, key)
+        if limit != before:
+            if limit is None:
+                limits.remove(self.connection, key)
+            else:
+                limits.save(self.connection, key, limit, self.now)
+            action = "limit.removed" if limit is None else "limit.updated"
+            target = f"{key.scope}:{key.scope_id}" if key.scope_id else key.scope
+            self.record(action, key.tenant_id, target, before, limit)
+        return before is not None
 
 
 def cap_nano_usd(budget_usd: Decimal) -> int:

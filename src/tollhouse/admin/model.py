@@ -13,6 +13,7 @@ from tollhouse.keys.model import Role, ServiceKey
 from tollhouse.kit.ids import id_value
 from tollhouse.kit.money import usd
 from tollhouse.kit.validation import OutsideId
+from tollhouse.limits.model import LimitKey, OwnLimit, Scope
 from tollhouse.tenants.model import Feature, TenantModule
 
 MAX_NAME = 200
@@ -131,6 +132,47 @@ class BudgetList(msgspec.Struct, frozen=True):
     tenant_id: int | str
     period: str
     budgets: list[BudgetState]
+
+
+MAX_LIMIT = 1_000_000_000
+LimitValue = Annotated[int, Meta(ge=0, le=MAX_LIMIT)]
+BurstValue = Annotated[int, Meta(ge=1, le=MAX_LIMIT)]
+
+
+class LimitChange(Sent, frozen=True):
+    """Limits of one's own, in the place of all that were set before. Null is as configured, 0 no limit."""
+
+    requests_per_minute: LimitValue | None = None
+    burst: BurstValue | None = None
+    tokens_per_minute: LimitValue | None = None
+    concurrent_calls: LimitValue | None = None
+
+    @property
+    def limit(self) -> OwnLimit:
+        return OwnLimit(self.requests_per_minute, self.burst, self.tokens_per_minute, self.concurrent_calls)
+
+
+class LimitState(msgspec.Struct, frozen=True):
+    """The limits that somebody has of their own. Null is as configured, 0 no limit."""
+
+    scope: Scope
+    scope_id: int | str | None
+    requests_per_minute: int | None
+    burst: int | None
+    tokens_per_minute: int | None
+    concurrent_calls: int | None
+
+    @classmethod
+    def of(cls, key: LimitKey, limit: OwnLimit) -> "LimitState":
+        scope_id = id_value(key.scope_id) if key.scope == "user" else key.scope_id or None
+        return cls(key.scope, scope_id, *msgspec.structs.astuple(limit))
+
+
+class LimitList(msgspec.Struct, frozen=True):
+    """The limits that a tenant, its users and its features have of their own."""
+
+    tenant_id: int | str
+    limits: list[LimitState]
 
 
 class KeyRequest(Sent, frozen=True):

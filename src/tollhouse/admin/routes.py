@@ -20,6 +20,9 @@ from tollhouse.admin.model import (
     Key,
     KeyList,
     KeyRequest,
+    LimitChange,
+    LimitList,
+    LimitState,
     NewKey,
     Tenant,
     TenantChanges,
@@ -37,7 +40,7 @@ _JSON_LINES = "application/x-ndjson"
 
 
 class TenantRoutes(Controller):
-    """Tenants, their features and their caps."""
+    """Tenants, their features, caps and limits."""
 
     path = "/admin/tenants"
     tags = ("Tenants",)
@@ -116,6 +119,50 @@ class TenantRoutes(Controller):
         """Lift the cap of a user or a feature."""
         await administration.remove_budget(tenant_id, budget_scope, scope_id, principal.key_id)
 
+    @get("/{tenant_id:str}/limits")
+    async def list_limits(self, administration: _Service, tenant_id: FromPath[str]) -> LimitList:
+        """List the limits that a tenant, its users and its features have of their own."""
+        return await administration.limits(tenant_id)
+
+    @put("/{tenant_id:str}/limits")
+    async def put_tenant_limits(
+        self, administration: _Service, principal: _Caller, tenant_id: FromPath[str], data: JSONBody[LimitChange]
+    ) -> LimitState:
+        """Give a tenant limits of its own, in the place of the configured ones."""
+        return await administration.put_limits(tenant_id, "tenant", "", data, principal.key_id)
+
+    @delete("/{tenant_id:str}/limits")
+    async def delete_tenant_limits(
+        self, administration: _Service, principal: _Caller, tenant_id: FromPath[str]
+    ) -> None:
+        """Let the configured limits hold for a tenant again."""
+        await administration.remove_limits(tenant_id, "tenant", "", principal.key_id)
+
+    @put("/{tenant_id:str}/limits/{limit_scope:str}/{scope_id:str}")
+    async def put_limits(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        tenant_id: FromPath[str],
+        limit_scope: FromPath[str],
+        scope_id: FromPath[str],
+        data: JSONBody[LimitChange],
+    ) -> LimitState:
+        """Give a user or a feature of a tenant limits of its own; ``limit_scope`` is user or feature."""
+        return await administration.put_limits(tenant_id, limit_scope, scope_id, data, principal.key_id)
+
+    @delete("/{tenant_id:str}/limits/{limit_scope:str}/{scope_id:str}")
+    async def delete_limits(
+        self,
+        administration: _Service,
+        principal: _Caller,
+        tenant_id: FromPath[str],
+        limit_scope: FromPath[str],
+        scope_id: FromPath[str],
+    ) -> None:
+        """Let the configured limits hold for a user or a feature again."""
+        await administration.remove_limits(tenant_id, limit_scope, scope_id, principal.key_id)
+
 
 class KeyRoutes(Controller):
     """Service keys."""
@@ -154,6 +201,23 @@ class KeyRoutes(Controller):
     async def delete_key_budget(self, administration: _Service, principal: _Caller, key_id: FromPath[str]) -> None:
         """Lift a key's cap."""
         await administration.remove_key_budget(key_id, principal.key_id)
+
+    @get("/{key_id:str}/limits")
+    async def get_key_limits(self, administration: _Service, key_id: FromPath[str]) -> LimitState:
+        """Return the limits that a key has of its own."""
+        return await administration.key_limits(key_id)
+
+    @put("/{key_id:str}/limits")
+    async def put_key_limits(
+        self, administration: _Service, principal: _Caller, key_id: FromPath[str], data: JSONBody[LimitChange]
+    ) -> LimitState:
+        """Give a key limits of its own, over all its tenants, in the place of the configured ones."""
+        return await administration.put_key_limits(key_id, data, principal.key_id)
+
+    @delete("/{key_id:str}/limits")
+    async def delete_key_limits(self, administration: _Service, principal: _Caller, key_id: FromPath[str]) -> None:
+        """Let the configured limits hold for a key again."""
+        await administration.remove_key_limits(key_id, principal.key_id)
 
 
 class AuditRoutes(Controller):

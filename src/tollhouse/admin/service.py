@@ -21,6 +21,9 @@ from tollhouse.admin.model import (
     Key,
     KeyList,
     KeyRequest,
+    LimitChange,
+    LimitList,
+    LimitState,
     NewKey,
     Tenant,
     TenantChanges,
@@ -38,6 +41,8 @@ from tollhouse.keys.service import Keyring, new_api_key
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.kit.ids import id_text, id_value, new_id
 from tollhouse.kit.validation import MAX_ID, MAX_SLUG
+from tollhouse.limits import store as limits
+from tollhouse.limits.model import OWN_FIELDS, LimitKey
 from tollhouse.storage.database import Database
 from tollhouse.tenants import store as tenants
 from tollhouse.tenants.model import Feature, TenantModule
@@ -48,7 +53,7 @@ _SCOPES: Mapping[str, Scope] = {"user": "user", "feature": "feature"}
 
 
 class Administration:
-    """Tenants, features, caps, keys and the audit log.
+    """Tenants, features, caps, limits, keys and the audit log.
 
     Every method that changes something takes the ``actor``: the id of the key that asks for it.
     """
@@ -228,6 +233,67 @@ class Administration:
 
         await self._change(actor, work)
 
+    # Limits.
+
+    async def limits(self, tenant_id: str) -> LimitList:
+        """Return what limits a tenant, its users and features have of their own; raises NotFound."""
+
+        def work(view: Change) -> LimitList:
+            view.tenant(tenant_id)
+            found = limits.of_tenant(view.connection, tenant_id)
+            return LimitList(id_value(tenant_id), [LimitState.of(*each) for each in found.items()])
+
+        return await self._look(work)
+
+    async def put_limits(
+        self, tenant_id: str, scope: str, scope_id: str, changes: LimitChange, actor: str
+    ) -> LimitState:
+        """Give a tenant ("tenant" and ""), or a user or a feature of it, limits of its own.
+
+        Raises:
+            NotFound: there is no such tenant.
+            InvalidRequest: the scope or the id is not one, or no limit is given.
+        """
+        key = _limit_key(tenant_id, scope, scope_id)
+
+        def work(change: Change) -> LimitState:
+            change.tenant(tenant_id)
+            return _limited(change, key, changes)
+
+        return await self._change(actor, work)
+
+    async def remove_limits(self, tenant_id: str, scope: str, scope_id: str, actor: str) -> None:
+        """Take such limits away; raises NotFound when there are none."""
+        await self._remove_limit(_limit_key(tenant_id, scope, scope_id), actor)
+
+    async def put_key_limits(self, key_id: str, changes: LimitChange, actor: str) -> LimitState:
+        """Give a service key limits of its own, over all its tenants; raises NotFound, InvalidRequest."""
+
+        def work(change: Change) -> LimitState:
+            _known(change, key_id)
+            return _limited(change, LimitKey("", "key", key_id), changes)
+
+        return await self._change(actor, work)
+
+    async def key_limits(self, key_id: str) -> LimitState:
+        """Return the limits that a service key has of its own; raises NotFound when there are none."""
+        key = LimitKey("", "key", key_id)
+        found = await self._database.read(lambda connection: limits.find(connection, key))
+        if found is None:
+            raise _no_limits(key)
+        return LimitState.of(key, found)
+
+    async def remove_key_limits(self, key_id: str, actor: str) -> None:
+        """Take such limits away; raises NotFound when there are none."""
+        await self._remove_limit(LimitKey("", "key", key_id), actor)
+
+    async def _remove_limit(self, key: LimitKey, actor: str) -> None:
+        def work(change: Change) -> None:
+            if not change.set_limit(key, None):
+                raise _no_limits(key)
+
+        await self._change(actor, work)
+
     # Keys.
 
     async def create_key(self, request: KeyRequest, actor: str) -> NewKey:
@@ -334,6 +400,25 @@ def _scope(text: str) -> Scope:
 def _capped(change: Change, key: BudgetKey, cap: int) -> BudgetState:
     change.set_cap(key, cap)
     return BudgetState.of(key, change.budget(key, cap))
+
+
+def _limit_key(tenant_id: str, scope: str, scope_id: str) -> LimitKey:
+    if scope == "tenant":
+        return LimitKey(tenant_id, "tenant", "")
+    kind = _scope(scope)
+    return LimitKey(tenant_id, kind, checked("scope_id", scope_id, MAX_ID if kind == "user" else MAX_SLUG))
+
+
+def _limited(change: Change, key: LimitKey, changes: LimitChange) -> LimitState:
+    limit = changes.limit
+    if not limit.names:
+        raise InvalidRequest(f"expected at least one of {', '.join(OWN_FIELDS)}; DELETE takes limits away")
+    change.set_limit(key, limit)
+    return LimitState.of(key, limit)
+
+
+def _no_limits(key: LimitKey) -> NotFound:
+    return NotFound(f"{key.describe()} has no limits of its own")
 
 
 def _known(change: Change, key_id: str) -> ServiceKey:

@@ -14,6 +14,7 @@ from tollhouse.errors import InternalError, ProviderRejected, TollhouseError, Un
 from tollhouse.keys.service import ADMIN_KEY_ID
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
+from tollhouse.limits.model import Standing
 from tollhouse.resilience.shedding import LoadShedder
 from tollhouse.telemetry.metrics import Metrics
 
@@ -96,7 +97,7 @@ class CompletionEndpoint:
             head = stream_headers(answer.request_id) + b"content-length: %d\r\n" % len(answer.body)
         else:
             head = _HEADERS % (len(answer.body), answer.request_id.encode())
-        head += route.header_lines(answer.request_id)
+        head += route.header_lines(answer.request_id, sink.standing)
         return 200, head + _REPLAYED if answer.replayed else head, answer.body
 
     def _failed(self, route: Route, error: TollhouseError, request_id: str, sink: Sink) -> HttpAnswer | None:
@@ -105,7 +106,7 @@ class CompletionEndpoint:
             # Nothing but comments has been sent, yet the status has gone with them.
             sink.end(route.stream_error(error, request_id))
             return None
-        return _told(route, error, request_id)
+        return _told(route, error, request_id, sink.standing)
 
     def new_request_id(self) -> str:
         return new_id("req", self._clock.now_ms())
@@ -116,9 +117,10 @@ def stream_headers(request_id: str) -> bytes:
     return _STREAM_HEADERS % request_id.encode()
 
 
-def _told(route: Route, error: TollhouseError, request_id: str) -> HttpAnswer:
+def _told(route: Route, error: TollhouseError, request_id: str, standing: tuple[Standing, ...] = ()) -> HttpAnswer:
+    lines = route.header_lines(request_id, error.standing or standing)
     if isinstance(error, ProviderRejected) and error.relayed is not None:
         status, body = error.relayed
-        return status, _HEADERS % (len(body), request_id.encode()) + route.header_lines(request_id), body
+        return status, _HEADERS % (len(body), request_id.encode()) + lines, body
     status, headers, body = error_answer(error, request_id, route.error(error, request_id))
-    return status, header_lines(headers) + route.header_lines(request_id), body
+    return status, header_lines(headers) + lines, body

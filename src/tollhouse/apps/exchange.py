@@ -8,6 +8,7 @@ from tollhouse.apps.answers import header_lines
 from tollhouse.apps.api import RawHeaders, stream_headers
 from tollhouse.completions.routes import Caller, Route
 from tollhouse.errors import TollhouseError
+from tollhouse.limits.model import Standing
 
 # The longest that a caller may take to read what waits for them.
 _SEND_TIMEOUT_S = 60.0
@@ -40,12 +41,14 @@ class Stream:
 
     Attributes:
         has_begun: its head was sent.
+        standing: see ``Sink``.
     """
 
-    __slots__ = ("_protocol", "_request", "_request_id", "has_begun")
+    __slots__ = ("_protocol", "_request", "_request_id", "has_begun", "standing")
 
     def __init__(self, protocol: HttpToolsProtocol, request: Request, request_id: str) -> None:
         self.has_begun = False
+        self.standing: tuple[Standing, ...] = ()
         self._protocol = protocol
         self._request = request
         self._request_id = request_id
@@ -88,5 +91,5 @@ class Stream:
             framing = b""
         end = b"\r\n" if self._request.keeps_alive else b"connection: close\r\n\r\n"
         common = header_lines(self._protocol.server_state.default_headers)
-        lines = stream_headers(self._request_id) + self._request.route.header_lines(self._request_id)
+        lines = stream_headers(self._request_id) + self._request.route.header_lines(self._request_id, self.standing)
         return b"".join((b"HTTP/1.1 200 OK\r\n", common, lines, framing, end))

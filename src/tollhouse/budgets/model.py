@@ -90,6 +90,11 @@ charged_to: Callable[[Reservation], ChargedTo] = attrgetter(
 )
 """Returns it of a reservation."""
 
+limited_by_of: Callable[[Reservation], tuple[str, str, str, str]] = attrgetter(
+    "tenant_id", "user_id", "feature_slug", "key_id"
+)
+"""Returns what the limits of a reservation's call follow from: the arguments of ``limit_keys``."""
+
 
 class Movement:
     """What a batch of settlements changes in one budget."""

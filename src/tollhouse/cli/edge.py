@@ -141,7 +141,7 @@ def _settings(options: Options, given: dict[str, object]) -> "Settings":
 
 def _plain(option: str, path: Path) -> Path:
     """Return a directory's path made absolute; raises BadParameter for one that a configuration cannot hold."""
-    from tollhouse.config.model import is_path
+    from tollhouse.config.rules import is_path
 
     absolute = path.absolute()
     if not is_path(str(absolute)):

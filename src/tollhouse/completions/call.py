@@ -8,6 +8,7 @@ from cryptography.exceptions import InvalidTag
 
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.decoding import conversation, stop_sequences
+from tollhouse.completions.estimate import probable_tokens
 from tollhouse.completions.model import CompleteBody
 from tollhouse.completions.models import Candidate, Models, PricedCandidate
 from tollhouse.completions.native import NativeQuestion
@@ -80,6 +81,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         stream_timeout_s: how long a stream may take from beginning to end.
         tiers: the tiers whose tenants may use the model; None for all.
         tier_chains: the fallbacks of the tiers that have their own; None where none has.
+        tokens: how many tokens it probably uses at most, for limits on them.
     """
 
     request_id: str
@@ -95,6 +97,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     stream_timeout_s: float = 600
     tiers: frozenset[str] | None = None
     tier_chains: Mapping[str, tuple[PricedCandidate, ...]] | None = None
+    tokens: int = 0
 
     def for_tier(self, tier: str | None) -> "Call":
         """Return the call with the fallbacks, and so the ceiling, of its tenant's tier; raises as ``Planner.plan``."""
@@ -259,6 +262,12 @@ class Planner:
             stream_timeout_s=self._limits.stream_timeout_s,
             tiers=self._models.tiers_of(candidates[0].candidate.model),
             tier_chains=self._models.tier_chains(candidates[0].candidate.model),
+            tokens=probable_tokens(
+                question.weight,
+                question.max_tokens,
+                image_tokens=candidates[0].candidate.max_image_tokens,
+                window=candidates[0].candidate.context_window,
+            ),
         )
 
     def _claim(self, content: bytes, api_key: str, idempotency_key: str) -> Claim:

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from tollhouse.completions.weight import PER_MESSAGE_TOKENS, PER_SCHEMA_TOKENS, SCHEMA_EXPANSION
+from tollhouse.completions.weight import PER_MESSAGE_TOKENS, PER_SCHEMA_TOKENS, SCHEMA_EXPANSION, Weight
 from tollhouse.providers.conversation import Message
 from tollhouse.providers.usage import Usage
 
@@ -33,6 +33,22 @@ def max_input_tokens(messages: Sequence[Message], response_schema: dict[str, Any
     if response_schema is not None:
         tokens += SCHEMA_EXPANSION * len(msgspec.json.encode(response_schema)) + PER_SCHEMA_TOKENS
     return tokens
+
+
+def probable_tokens(weight: Weight, max_tokens: int, *, image_tokens: int, window: int | None) -> int:
+    """Return how many tokens a call probably uses if its answer is as long as it may be: what its limits are asked for.
+
+    Of a text it is an estimate, unlike its ceiling, which counts each byte as a token: a limit of as many tokens as a
+    call uses should let it pass. What is not used is given back, and what is used on top is owed.
+
+    Args:
+        image_tokens: the most that a picture counts as.
+        window: the most that the model reads, which is what documents and searches of unknown size count as.
+    """
+    tokens = -(-weight.text_tokens // _BYTES_PER_TOKEN) + weight.images * image_tokens + weight.audio_tokens
+    if window is not None and (weight.is_unbounded or weight.max_searches):
+        tokens = max(tokens, window)
+    return tokens + max_tokens
 
 
 def estimated_usage(prompt_bytes: int, answer_bytes: int, max_tokens: int) -> Usage:

@@ -70,6 +70,10 @@ class Pipeline:
         self._metrics = metrics
         self._clock = clock
 
+    def now_ms(self) -> int:
+        """Return the time of day that calls are admitted by."""
+        return self._clock.now_ms()
+
     async def complete(self, call: Call, sink: Sink | None = None) -> Answer | None:
         """Serve a call from the first candidate that answers by its deadline.
 
@@ -91,6 +95,8 @@ class Pipeline:
             try:
                 admitted = await self._admit(call, turn, attempt, admission)
                 if isinstance(admitted, _Admitted):
+                    if admission is None and sink is not None:
+                        sink.standing = admitted.admission.standing
                     admission = admitted.admission
                     if turn.tried is not call.candidates[0]:
                         self._tell_of_switch(call, turn, course.reason if failed is None else failed.cause)
@@ -178,6 +184,7 @@ class Pipeline:
                     is_first=is_first,
                     epoch=0 if before is None else before.epoch,
                     tiers=call.tiers,
+                    tokens=call.tokens,
                 )
             )
             self._deadlines.watch(cast("asyncio.Future[Admitted | Replay]", admitting), call.deadline_s)

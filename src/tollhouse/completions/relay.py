@@ -20,6 +20,7 @@ from tollhouse.completions.settling import estimated, tell
 from tollhouse.completions.wire.base import StreamWriter
 from tollhouse.errors import CallTimeout, TollhouseError, Unavailable
 from tollhouse.kit.clock import Clock
+from tollhouse.limits.model import Standing
 from tollhouse.providers.base import OutcomeUnknown, TimedOut, WireResponse
 from tollhouse.providers.conversation import (
     Finished,
@@ -39,7 +40,13 @@ _COMMENT = b": waiting\n\n"
 
 
 class Sink(Protocol):
-    """Where a streamed answer goes: the caller's connection."""
+    """Where a streamed answer goes: the caller's connection.
+
+    Attributes:
+        standing: where the call's limits stood when it was admitted, for the head of its answer.
+    """
+
+    standing: tuple[Standing, ...]
 
     @property
     def has_begun(self) -> bool:

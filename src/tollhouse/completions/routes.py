@@ -20,6 +20,8 @@ from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.headers import single_value
 from tollhouse.kit.validation import MAX_ID, MAX_SLUG, printable
+from tollhouse.limits.headers import limit_lines
+from tollhouse.limits.model import Standing
 
 COMPLETE_PATH = "/ai/complete"
 _COUNT_PATH = b"/v1/messages/count_tokens"
@@ -63,8 +65,8 @@ class Route(Protocol):
     def stream_error(self, error: TollhouseError, request_id: str) -> bytes:
         """Write the event that ends a stream which fails after it began."""
 
-    def header_lines(self, request_id: str) -> bytes:
-        """Return header lines that the address's own clients look for in every answer, besides ``X-Request-Id``."""
+    def header_lines(self, request_id: str, standing: Sequence[Standing]) -> bytes:
+        """Return what the head of every answer says besides ``X-Request-Id``: where the call's limits stand."""
 
 
 class CompleteRoute:
@@ -93,8 +95,8 @@ class CompleteRoute:
     def stream_error(self, error: TollhouseError, request_id: str) -> bytes:
         return stream_error(error, request_id)
 
-    def header_lines(self, request_id: str) -> bytes:  # noqa: ARG002 - there are none
-        return b""
+    def header_lines(self, request_id: str, standing: Sequence[Standing]) -> bytes:  # noqa: ARG002 - it is there already
+        return limit_lines(standing, "", 0)
 
 
 class ApiRoute:
@@ -154,9 +156,12 @@ class ApiRoute:
     def stream_error(self, error: TollhouseError, request_id: str) -> bytes:
         return self._api.stream_error(error, request_id)
 
-    def header_lines(self, request_id: str) -> bytes:
-        # Anthropic's clients show a request's id from a header of another name than OpenAI's.
-        return b"request-id: %b\r\n" % request_id.encode() if self._api.name == "messages" else b""
+    def header_lines(self, request_id: str, standing: Sequence[Standing]) -> bytes:
+        if self._api.name == "messages":
+            # Anthropic's clients show a request's id from a header of another name than OpenAI's.
+            lines = b"request-id: %b\r\n" % request_id.encode()
+            return lines + limit_lines(standing, "anthropic", self._pipeline.now_ms()) if standing else lines
+        return limit_lines(standing, "" if self._api.name == "gemini" else "openai", 0)
 
 
 class CountRoute(ApiRoute):

@@ -5,126 +5,36 @@ whose ``extra["accepts"]``, where there is one, is the part of the rule that bou
 docs/configuration.md describes the same keys to operators; a test keeps the two equal.
 """
 
-import ipaddress
-import re
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
-MEBIBYTE = 1024 * 1024
-_SQLITE_SCHEME = "sqlite:///"
-_HOST = re.compile(r"[A-Za-z0-9._-]+|[0-9A-Fa-f:.]+")
-_SMALLEST_USD = Decimal("1e-9")
-_SMALLEST_USD_FOR_1000 = Decimal("1e-6")
-
-
-def _whole(least: int, most: int) -> Meta:
-    return Meta(ge=least, le=most, description=f"a whole number from {least} to {most}")
-
-
-def _seconds(most: int) -> Meta:
-    return Meta(gt=0, le=most, description=f"a number of seconds above 0 and at most {most}")
-
-
-def _usd(most: int, smallest: Decimal = _SMALLEST_USD) -> Meta:
-    def accepts(amount: Decimal) -> bool:
-        # The range is checked first: it refuses NaN and infinity, and quantize() fails on huge amounts.
-        return amount.is_finite() and 0 <= amount <= most and amount == amount.quantize(smallest)
-
-    places = -smallest.adjusted()
-    return _accepting(accepts, f"an amount in USD from 0 to {most} with at most {places} decimal places")
-
-
-def _accepting(accepts: Callable[..., bool], description: str) -> Meta:
-    return Meta(description=description, extra={"accepts": accepts})
-
-
-def _is_name(text: str) -> bool:
-    return 0 < len(text) <= 128 and text.isprintable() and text == text.strip()
-
-
-def _is_plain_text(text: str) -> bool:
-    return text != "" and text.isascii() and text.isprintable() and " " not in text
-
-
-def _is_base_url(text: str) -> bool:
-    # Checked before parsing, because urlsplit() silently drops tabs and line ends.
-    if not _is_plain_text(text):
-        return False
-    try:
-        parts = urlsplit(text)
-        port_is_usable = parts.port != 0
-    except ValueError:
-        return False
-    has_host_only = bool(parts.hostname and _HOST.fullmatch(parts.hostname)) and "@" not in parts.netloc
-    return parts.scheme in {"http", "https"} and has_host_only and port_is_usable and "#" not in text
-
-
-def _is_database_url(text: str) -> bool:
-    if not text.isprintable():
-        return False
-    if text.startswith("postgresql://"):
-        return len(text) > len("postgresql://")
-    # A ledger in memory would be lost with the process, so ":memory:" is no database here.
-    file = text.removeprefix(_SQLITE_SCHEME)
-    return text.startswith(_SQLITE_SCHEME) and file not in {"", ":memory:"} and "?" not in file
-
-
-# What a gateway's configuration file holds must not be able to end a value there and begin a directive.
-_HOST_PORT = re.compile(
-    r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):([0-9]{1,5})", re.ASCII
+from tollhouse.config.rules import (
+    PATHS,
+    SERVER_NAME,
+    SERVER_NAMES,
+    SMALLEST_USD_FOR_1000,
+    SQLITE_SCHEME,
+    accepting,
+    each,
+    is_address,
+    is_base_url,
+    is_database_url,
+    is_feature_upstream,
+    is_host_port,
+    is_name,
+    is_network,
+    is_path,
+    is_plain_text,
+    seconds,
+    usd,
+    whole,
 )
-_SERVER_NAME = re.compile(r"(?:\*\.)?[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", re.ASCII)
-_PATH = re.compile(r"/[A-Za-z0-9._/+@=:,-]{0,1023}", re.ASCII)
 
-
-_SERVER_NAMES = "a list of host names, *. in front for all below, each once"
-_PATHS = "an absolute path of letters, digits and . _ / + @ = : , -"
-
-
-def is_path(text: str) -> bool:
-    """Whether a text is an absolute path that means nothing but itself in any configuration."""
-    return _PATH.fullmatch(text) is not None
-
-
-def is_host_port(text: str) -> bool:
-    """Whether a text is ``host:port`` or ``[IPv6]:port``, and nothing that could be taken for more."""
-    match = _HOST_PORT.fullmatch(text)
-    return (
-        match is not None
-        and 0 < int(match[1]) <= 65_535
-        and (text[0] != "[" or _is_network(text[1:].split("]", maxsplit=1)[0]))
-    )
-
-
-def _is_feature_upstream(text: str) -> bool:
-    slug, _, upstream = text.rpartition("=")
-    return _is_name(slug) and is_host_port(upstream)
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _each(accepts: Callable[[str], bool]) -> Callable[[tuple[str, ...]], bool]:
-    return lambda texts: len(set(texts)) == len(texts) and all(map(accepts, texts))
+MEBIBYTE = 1024 * 1024
 
 
 class SecretReference(msgspec.Struct, frozen=True):
@@ -137,11 +47,11 @@ class SecretReference(msgspec.Struct, frozen=True):
     """The place in the configuration that says so, for error messages."""
 
 
-Name = Annotated[str, _accepting(_is_name, "a name of 1 to 128 printable characters")]
+Name = Annotated[str, accepting(is_name, "a name of 1 to 128 printable characters")]
 Secret = Annotated[SecretReference, Meta(description="env:NAME or file:/path, never as plain text")]
-Usd = Annotated[Decimal, _usd(1_000_000_000)]
-UsdPerMillionTokens = Annotated[Decimal, _usd(100_000)]
-UsdForThousand = Annotated[Decimal, _usd(100_000, _SMALLEST_USD_FOR_1000)]
+Usd = Annotated[Decimal, usd(1_000_000_000)]
+UsdPerMillionTokens = Annotated[Decimal, usd(100_000)]
+UsdForThousand = Annotated[Decimal, usd(100_000, SMALLEST_USD_FOR_1000)]
 ProviderKind = Literal["anthropic", "openai", "deepseek", "gemini"]
 Switch = Annotated[bool, Meta(description="true or false")]
 Fallbacks = Annotated[tuple[str, ...], Meta(description="a list of names of other configured models, each once")]
@@ -155,26 +65,26 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class Server(Section, frozen=True):
     """The HTTP server that callers reach."""
 
-    host: Annotated[str, _accepting(_is_plain_text, "a host name or an IP address")] = "127.0.0.1"
-    port: Annotated[int, _whole(0, 65_535)] = 8080
+    host: Annotated[str, accepting(is_plain_text, "a host name or an IP address")] = "127.0.0.1"
+    port: Annotated[int, whole(0, 65_535)] = 8080
     """0 lets the operating system choose a free one."""
-    max_body_bytes: Annotated[int, _whole(1024, 1024 * MEBIBYTE)] = 10 * MEBIBYTE
-    max_header_bytes: Annotated[int, _whole(1024, MEBIBYTE)] = 32 * 1024
-    body_timeout_s: Annotated[float, _seconds(3600)] = 30
-    header_timeout_s: Annotated[float, _seconds(3600)] = 10
-    stop_timeout_s: Annotated[float, _seconds(3600)] = 75
+    max_body_bytes: Annotated[int, whole(1024, 1024 * MEBIBYTE)] = 10 * MEBIBYTE
+    max_header_bytes: Annotated[int, whole(1024, MEBIBYTE)] = 32 * 1024
+    body_timeout_s: Annotated[float, seconds(3600)] = 30
+    header_timeout_s: Annotated[float, seconds(3600)] = 10
+    stop_timeout_s: Annotated[float, seconds(3600)] = 75
     """How long a graceful stop waits for calls in flight."""
-    max_connections: Annotated[int, _whole(1, 1_000_000)] = 10_000
+    max_connections: Annotated[int, whole(1, 1_000_000)] = 10_000
 
 
 class Database(Section, frozen=True):
     """Where budgets and the ledger are kept."""
 
-    url: Annotated[str, _accepting(_is_database_url, "sqlite:///FILE or postgresql://user:password@host:5432/name")] = (
+    url: Annotated[str, accepting(is_database_url, "sqlite:///FILE or postgresql://user:password@host:5432/name")] = (
         "sqlite:///./tollhouse.db"
     )
 
-    timeout_s: Annotated[float, _seconds(60)] = 5
+    timeout_s: Annotated[float, seconds(60)] = 5
     """On PostgreSQL, how long a call waits for the database before it gets 503."""
     lease_s: Annotated[float, Meta(ge=2, le=60, description="a number of seconds from 2 to 60")] = 10
     """On PostgreSQL, how long an instance may be out of touch before the others declare it lost."""
@@ -182,13 +92,13 @@ class Database(Section, frozen=True):
     @property
     def is_embedded(self) -> bool:
         """Whether it is a file of this process's own, rather than a server that several instances share."""
-        return self.url.startswith(_SQLITE_SCHEME)
+        return self.url.startswith(SQLITE_SCHEME)
 
     @property
     def sqlite_path(self) -> Path:
         """The SQLite file of an embedded database, a relative one being relative to the current directory."""
         assert self.is_embedded, "a server's database has no file here"
-        return Path(self.url.removeprefix(_SQLITE_SCHEME))
+        return Path(self.url.removeprefix(SQLITE_SCHEME))
 
 
 class Auth(Section, frozen=True):
@@ -204,7 +114,7 @@ class ProviderKey(Section, frozen=True):
     """One of several keys of a provider."""
 
     api_key: Secret
-    weight: Annotated[int, _whole(1, 1000)] = 1
+    weight: Annotated[int, whole(1, 1000)] = 1
     """Its share of the calls, beside the weights of the others."""
 
 
@@ -215,7 +125,7 @@ class Provider(Section, frozen=True):
     base_url: (
         Annotated[
             str,
-            _accepting(_is_base_url, "an http:// or https:// URL with a host, without user name or fragment"),
+            accepting(is_base_url, "an http:// or https:// URL with a host, without user name or fragment"),
         ]
         | None
     ) = None
@@ -223,21 +133,21 @@ class Provider(Section, frozen=True):
     api_key: Secret | None = None
     keys: dict[Name, ProviderKey] = {}
     """Several keys in place of ``api_key``."""
-    key_rest_s: Annotated[float, _seconds(86_400)] = 60
+    key_rest_s: Annotated[float, seconds(86_400)] = 60
     """How long a key rests that the provider turned away, unless the provider says how long."""
-    timeout_s: Annotated[float, _seconds(3600)] = 60
-    first_byte_timeout_s: Annotated[float, _seconds(3600)] | None = None
+    timeout_s: Annotated[float, seconds(3600)] = 60
+    first_byte_timeout_s: Annotated[float, seconds(3600)] | None = None
     """From sending a call until its answer begins, at most ``timeout_s``; None sets no limit of its own."""
-    connect_timeout_s: Annotated[float, _seconds(3600)] = 5
+    connect_timeout_s: Annotated[float, seconds(3600)] = 5
     """For name, TCP, proxy and TLS together."""
-    max_connections: Annotated[int, _whole(1, 100_000)] = 1000
-    max_calls: Annotated[int, _whole(1, 100_000)] | None = None
+    max_connections: Annotated[int, whole(1, 100_000)] = 1000
+    max_calls: Annotated[int, whole(1, 100_000)] | None = None
     """Calls under way at once; None leaves it to ``max_connections``."""
-    max_tenant_calls: Annotated[int, _whole(1, 100_000)] | None = None
+    max_tenant_calls: Annotated[int, whole(1, 100_000)] | None = None
     """… of one tenant; None sets no limit."""
-    max_waiting: Annotated[int, _whole(0, 100_000)] = 100
+    max_waiting: Annotated[int, whole(0, 100_000)] = 100
     """Calls that may wait for one of these places: in all, and of one tenant."""
-    max_wait_s: Annotated[float, _seconds(3600)] = 1
+    max_wait_s: Annotated[float, seconds(3600)] = 1
     """How long they wait at the longest."""
     has_responses: Switch | None = None
     """Whether it serves OpenAI's Responses API itself; None: OpenAI's, Azure's and DeepSeek's own addresses do."""
@@ -271,33 +181,59 @@ class Model(Section, frozen=True):
     """Further names under which callers may name it."""
     price: Price | None = None
     """None takes the price from the price catalogue."""
-    max_output_tokens: Annotated[int, _whole(1, 10_000_000)] | None = None
-    input_overhead_tokens: Annotated[int, _whole(0, 1_000_000)] = 64
+    max_output_tokens: Annotated[int, whole(1, 10_000_000)] | None = None
+    input_overhead_tokens: Annotated[int, whole(0, 1_000_000)] = 64
     """The most input tokens that the provider adds to a call, such as its template's own system prompt."""
-    context_window: Annotated[int, _whole(1, 100_000_000)] | None = None
+    context_window: Annotated[int, whole(1, 100_000_000)] | None = None
     """The most tokens the model takes; None takes it from the price catalogue, if the price is from there too."""
-    max_image_tokens: Annotated[int, _whole(0, 10_000_000)] | None = None
+    max_image_tokens: Annotated[int, whole(0, 10_000_000)] | None = None
     """The most tokens that one picture counts as; None takes what is known of the provider."""
+
+
+PerMinute = Annotated[int, whole(0, 1_000_000_000)]
+Burst = Annotated[int, whole(1, 1_000_000_000)]
+
+
+class OwnLimits(Section, frozen=True):
+    """Limits that take the place of others; None leaves those in force."""
+
+    requests_per_minute: PerMinute | None = None
+    burst: Burst | None = None
+    tokens_per_minute: PerMinute | None = None
+    concurrent_calls: PerMinute | None = None
+
+
+class TierLimits(OwnLimits, frozen=True):
+    """What a tier's tenants have in the place of ``[limits]``, and each of their users and features."""
+
+    user: OwnLimits = OwnLimits()
+    feature: OwnLimits = OwnLimits()
 
 
 class Limits(Section, frozen=True):
     """What one tenant may ask for, and how long a call may take."""
 
-    requests_per_minute: Annotated[int, _whole(0, 1_000_000_000)] = 100
-    """0 sets no limit."""
-    burst: Annotated[int, _whole(1, 1_000_000_000)] = 20
-    call_timeout_s: Annotated[float, _seconds(3600)] = 60
+    requests_per_minute: PerMinute = 100
+    """0 sets no limit, here and in what follows."""
+    burst: Burst = 20
+    tokens_per_minute: PerMinute = 0
+    concurrent_calls: PerMinute = 0
+    user: OwnLimits = OwnLimits()
+    """Of each user of a tenant; None of it sets no limit. So with ``feature``, and ``key`` over all tenants."""
+    feature: OwnLimits = OwnLimits()
+    key: OwnLimits = OwnLimits()
+    call_timeout_s: Annotated[float, seconds(3600)] = 60
     """The deadline of calls that name none; at most ``max_timeout_s``."""
-    max_timeout_s: Annotated[float, _seconds(3600)] = 600
-    stream_timeout_s: Annotated[float, _seconds(86_400)] = 600
+    max_timeout_s: Annotated[float, seconds(3600)] = 600
+    stream_timeout_s: Annotated[float, seconds(86_400)] = 600
     """How long a streamed answer may take from beginning to end."""
-    heartbeat_s: Annotated[float, _seconds(3600)] = 15
+    heartbeat_s: Annotated[float, seconds(3600)] = 15
     """After so long without anything to send, a stream's connection is kept alive by a comment."""
-    drain_timeout_s: Annotated[float, _seconds(3600)] = 60
+    drain_timeout_s: Annotated[float, seconds(3600)] = 60
     """How long a streamed answer is read on, for its usage, once its caller has left."""
-    drain_bytes: Annotated[int, _whole(0, 1024 * MEBIBYTE)] = 4 * MEBIBYTE
+    drain_bytes: Annotated[int, whole(0, 1024 * MEBIBYTE)] = 4 * MEBIBYTE
     """… and how much of it; beyond either it is given up, and held at its ceiling."""
-    default_max_output_tokens: Annotated[int, _whole(1, 10_000_000)] = 4096
+    default_max_output_tokens: Annotated[int, whole(1, 10_000_000)] = 4096
     """The output limit of a client's request that sets none, of a model without ``max_output_tokens``."""
 
 
@@ -310,7 +246,7 @@ class Tenants(Section, frozen=True):
 class Failover(Section, frozen=True):
     """How a call is tried again, and by whom."""
 
-    max_retry_after_s: Annotated[float, _seconds(3600)] = 2
+    max_retry_after_s: Annotated[float, seconds(3600)] = 2
     """The longest pause that a provider may ask for and still be tried again while a fallback could answer."""
     hedge: Switch = False
     """Whether a second attempt is begun when the first one takes unusually long."""
@@ -324,28 +260,28 @@ class Breaker(Section, frozen=True):
     """When a model at a provider is left alone."""
 
     enabled: Switch = True
-    window_s: Annotated[float, _seconds(3600)] = 30
-    min_calls: Annotated[int, _whole(1, 1_000_000)] = 20
+    window_s: Annotated[float, seconds(3600)] = 30
+    min_calls: Annotated[int, whole(1, 1_000_000)] = 20
     failure_rate: Share = 0.5
-    consecutive_failures: Annotated[int, _whole(1, 1_000_000)] = 10
-    slow_call_s: Annotated[float, _seconds(3600)] | None = None
+    consecutive_failures: Annotated[int, whole(1, 1_000_000)] = 10
+    slow_call_s: Annotated[float, seconds(3600)] | None = None
     """A call that takes longer is slow, a stream one whose first token does; None counts none as slow."""
     slow_call_rate: Share = 0.8
-    open_s: Annotated[float, _seconds(3600)] = 5
-    max_open_s: Annotated[float, _seconds(3600)] = 60
-    slow_start_s: Annotated[float, _seconds(3600)] = 10
-    reach_every_s: Annotated[float, _seconds(3600)] = 10
+    open_s: Annotated[float, seconds(3600)] = 5
+    max_open_s: Annotated[float, seconds(3600)] = 60
+    slow_start_s: Annotated[float, seconds(3600)] = 10
+    reach_every_s: Annotated[float, seconds(3600)] = 10
     """How often it is looked whether a connection to each provider can be made."""
 
 
 class Shedding(Section, frozen=True):
     """What this process may be at before it turns calls away."""
 
-    max_lag_s: Annotated[float, _seconds(60)] | None = 2
+    max_lag_s: Annotated[float, seconds(60)] | None = 2
     """By how much the event loop may be late."""
-    max_memory_bytes: Annotated[int, _whole(64 * MEBIBYTE, 1 << 50)] | None = None
+    max_memory_bytes: Annotated[int, whole(64 * MEBIBYTE, 1 << 50)] | None = None
     """None: nine tenths of what the control group allows this process, where there is such a limit."""
-    max_calls: Annotated[int, _whole(1, 1_000_000)] | None = None
+    max_calls: Annotated[int, whole(1, 1_000_000)] | None = None
     """Calls under way at once."""
 
 
@@ -360,18 +296,19 @@ class Tier(Section, frozen=True):
     """The models that its tenants may name; None for all."""
     fallbacks: dict[Name, Fallbacks] = {}
     """By model, who answers instead for its tenants; a model that is not named has its own fallbacks."""
+    limits: TierLimits = TierLimits()
 
 
 class Idempotency(Section, frozen=True):
     """How answers are kept for repeated calls."""
 
-    keep_hours: Annotated[int, _whole(1, 8760)] = 24
+    keep_hours: Annotated[int, whole(1, 8760)] = 24
 
 
 class Ledger(Section, frozen=True):
     """How long the ledger waits for what it does not know."""
 
-    unknown_hold_hours: Annotated[int, _whole(1, 8760)] = 72
+    unknown_hold_hours: Annotated[int, whole(1, 8760)] = 72
     """How long the ceiling of a call of unknown outcome stays counted, unless reconciliation resolves it."""
 
 
@@ -379,34 +316,34 @@ class Edge(Section, frozen=True):
     """The edge gateway in front of the service, whose configuration ``tollhouse edge`` writes."""
 
     upstreams: Annotated[
-        tuple[str, ...], _accepting(_each(is_host_port), "a list of host:port, or [IPv6]:port, each once")
+        tuple[str, ...], accepting(each(is_host_port), "a list of host:port, or [IPv6]:port, each once")
     ] = ()
     """The instances; none stands for the one that this configuration itself describes."""
     feature_upstreams: Annotated[
-        tuple[str, ...], _accepting(_each(_is_feature_upstream), "a list of feature=host:port, each once")
+        tuple[str, ...], accepting(each(is_feature_upstream), "a list of feature=host:port, each once")
     ] = ()
     """Instances that take the requests of a feature; those of one feature share them."""
     server_names: Annotated[
-        tuple[str, ...], _accepting(_each(lambda name: _SERVER_NAME.fullmatch(name) is not None), _SERVER_NAMES)
+        tuple[str, ...], accepting(each(lambda name: SERVER_NAME.fullmatch(name) is not None), SERVER_NAMES)
     ] = ()
     """The host names that are served; none stands for any."""
-    address: Annotated[str, _accepting(_is_address, "an IP address")] = "0.0.0.0"  # noqa: S104 - it is the way in
-    https_port: Annotated[int, _whole(1, 65_535)] = 443
-    http_port: Annotated[int, _whole(0, 65_535)] = 80
+    address: Annotated[str, accepting(is_address, "an IP address")] = "0.0.0.0"  # noqa: S104 - it is the way in
+    https_port: Annotated[int, whole(1, 65_535)] = 443
+    http_port: Annotated[int, whole(0, 65_535)] = 80
     """Redirects to HTTPS, or with ``plain_http`` serves; 0: nobody listens there."""
     plain_http: Annotated[bool, Meta(description="true or false")] = False
     """Serve without TLS, behind something that ends it."""
-    certificate: Annotated[str, _accepting(is_path, _PATHS)] | None = None
-    certificate_key: Annotated[str, _accepting(is_path, _PATHS)] | None = None
+    certificate: Annotated[str, accepting(is_path, PATHS)] | None = None
+    certificate_key: Annotated[str, accepting(is_path, PATHS)] | None = None
     trusted_proxies: Annotated[
-        tuple[str, ...], _accepting(_each(_is_network), "a list of IP addresses or networks, each once")
+        tuple[str, ...], accepting(each(is_network), "a list of IP addresses or networks, each once")
     ] = ()
     """Proxies in front of the edge, whose word on the client's address is taken."""
-    read_timeout_s: Annotated[int, _whole(1, 86_400)] = 60
+    read_timeout_s: Annotated[int, whole(1, 86_400)] = 60
     """How long a service may send nothing; streams send heartbeats."""
-    max_fails: Annotated[int, _whole(1, 1000)] = 3
+    max_fails: Annotated[int, whole(1, 1000)] = 3
     """After so many failures an instance gets no requests …"""
-    fail_timeout_s: Annotated[int, _whole(1, 3600)] = 10
+    fail_timeout_s: Annotated[int, whole(1, 3600)] = 10
     """… for so long, in which the failures are also counted."""
 
 

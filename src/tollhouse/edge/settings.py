@@ -6,7 +6,7 @@ from urllib.parse import quote
 import msgspec
 
 from tollhouse.config import Config
-from tollhouse.config.model import is_host_port
+from tollhouse.config.rules import is_host_port
 from tollhouse.errors import StartError
 
 MAIN = "tollhouse"
@@ -41,7 +41,7 @@ class Settings(msgspec.Struct, frozen=True):
         groups: the main one first.
         tls: None serves plain HTTP on ``http_port``.
         http_port: 0 for none.
-        requests_per_minute: of one tenant; 0 for no limit.
+        requests_per_minute: of one tenant, whatever its tier; 0 for no limit.
         max_connections: to one instance.
     """
 
@@ -82,6 +82,7 @@ def settings_of(config: Config) -> Settings:
             raise StartError(f"[edge] http_port = {edge.http_port}: expected another port than https_port, or 0")
     elif not edge.http_port:
         raise StartError("[edge] http_port = 0: expected a port, as plain_http serves there")
+    requests_per_minute, burst = _largest_limit(config)
     return Settings(
         groups=_groups(config),
         server_names=edge.server_names,
@@ -90,8 +91,8 @@ def settings_of(config: Config) -> Settings:
         http_port=edge.http_port,
         tls=tls,
         trusted_proxies=edge.trusted_proxies,
-        requests_per_minute=config.limits.requests_per_minute,
-        burst=config.limits.burst,
+        requests_per_minute=requests_per_minute,
+        burst=burst,
         max_body_bytes=server.max_body_bytes,
         max_header_bytes=server.max_header_bytes,
         max_connections=server.max_connections,
@@ -99,6 +100,17 @@ def settings_of(config: Config) -> Settings:
         max_fails=edge.max_fails,
         fail_timeout_s=edge.fail_timeout_s,
     )
+
+
+def _largest_limit(config: Config) -> tuple[int, int]:
+    """Return calls a minute and burst of the tenants who have most of each: an edge does not know a tenant's tier."""
+    limits = config.limits
+    rates, bursts = [limits.requests_per_minute], [limits.burst]
+    for tier in config.tiers.values():
+        own = tier.limits
+        rates.append(limits.requests_per_minute if own.requests_per_minute is None else own.requests_per_minute)
+        bursts.append(limits.burst if own.burst is None else own.burst)
+    return 0 if 0 in rates else max(rates), max(bursts)
 
 
 def _groups(config: Config) -> tuple[Group, ...]:

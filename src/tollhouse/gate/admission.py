@@ -6,6 +6,7 @@ import msgspec
 
 from tollhouse.budgets.model import Reservation
 from tollhouse.idempotency.model import Claim
+from tollhouse.limits.model import Standing
 
 
 class Admission(msgspec.Struct, frozen=True, gc=False):
@@ -14,10 +15,11 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         reservation: what will be durable if it is admitted.
         claim: the idempotency key's claim; given by a request's first attempt alone.
-        is_first: a request's first attempt is rate-limited; a further one belongs to the same call.
+        is_first: a request's first attempt is limited; a further one belongs to the same call.
         epoch: the epoch that the first attempt was admitted in, for a further one: a call that was taken over is not
             gone on with.
         tiers: the tiers whose tenants may use the model that the call names; None for all.
+        tokens: how many tokens the call may use, as far as its limits go.
     """
 
     reservation: Reservation
@@ -25,6 +27,7 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     is_first: bool = True
     epoch: int = 0
     tiers: frozenset[str] | None = None
+    tokens: int = 0
 
 
 def _always(_epoch: int) -> bool:
@@ -36,18 +39,16 @@ class Admitted(msgspec.Struct, frozen=True):
 
     Attributes:
         epoch: the life of this instance that it was admitted in.
+        standing: where the limits that hold for the call stood then.
     """
 
     epoch: int = 0
     is_held: Callable[[int], bool] = _always
+    standing: tuple[Standing, ...] = ()
 
     def may_dispatch(self) -> bool:
         """Whether this instance still holds the reservation; to be asked right before sending."""
         return self.is_held(self.epoch)
-
-
-ADMITTED = Admitted()
-"""The admission of an embedded database, whose only process holds it as long as it lives."""
 
 
 class Replay(msgspec.Struct, frozen=True):

@@ -1,10 +1,10 @@
 """Admission on PostgreSQL: a batch is decided by the database, in one statement (storage/functions/admit.sql).
 
-Gates, caps, claims and rate limits are read and written in the transaction that reserves, under the locks of the
+Gates, caps, claims and limits are read and written in the transaction that reserves, under the locks of the
 budgets: what one instance admits, every other one sees.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -17,18 +17,20 @@ from tollhouse.gate import refusals
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.instances.lease import Lease
 from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.limits.model import Limit, LimitKey, Refused, Rules, Scope, Standing
 from tollhouse.storage.postgres.failures import epoch_lost, outdated
 
-_US_PER_MINUTE = 60_000_000
-_US_PER_S = 1_000_000
 _ARGUMENTS = (
-    *("bigint", "text", "bigint", "bigint"),
-    *["text[]"] * 10,
+    *("bigint", "text"),
+    *("text[]", "text[]", *["bigint[]"] * 4),
+    *["text[]"] * 5,
+    *("int[]", *["bigint[]"] * 4),
+    *["text[]"] * 4,
     *("text[]", "int[]", *["text[]"] * 8, "bigint[]", "text[]", "text[]"),
-    *["int[]"] * 6,
-    *("bool[]", "int[]", "text[]", "text[]"),
+    *["int[]"] * 5,
+    *("bool[]", "bigint[]", "int[]", "text[]", "text[]"),
 )
-_ADMIT = "SELECT place, verdict, subject, amount, budget, cap, sealed FROM ai_admit({})".format(  # noqa: S608 - constants
+_ADMIT = "SELECT place, verdict, subject, amount, budget, cap, sealed, standing FROM ai_admit({})".format(  # noqa: S608 - constants
     ", ".join(f"${place}::{argument}" for place, argument in enumerate(_ARGUMENTS, start=1))
 )
 _ADMITTED = """
@@ -36,6 +38,8 @@ SELECT r.request_id FROM ai_reservations r
   JOIN unnest($1::text[], $2::int[]) AS e (request_id, attempt) USING (request_id, attempt)
  WHERE r.state = 'open' AND r.epoch = $3"""
 
+_NO_LIMITS: tuple[Sequence[int], ...] = ([],) * 5
+_Places = tuple[int, int, int, int]
 _reservation_of: Callable[[Admission], Reservation] = attrgetter("reservation")
 
 
@@ -53,17 +57,20 @@ class PostgresAdmissions:
         self,
         lease: Lease,
         clock: Clock,
+        rules: Rules,
         give_back: Callable[[Admission], None],
-        *,
-        requests_per_minute: int,
-        burst: int,
     ) -> None:
-        """``requests_per_minute`` 0 means no limit; see ``RateLimiter`` for both."""
         self._lease = lease
         self._clock = clock
         self._give_back = give_back
-        self._interval_us = _US_PER_MINUTE // requests_per_minute if requests_per_minute else 0
-        self._tolerance_us = self._interval_us * burst
+        # "" is what whoever has no limits of a tier of their own has; with all scopes, there are four rows of it.
+        self._base = {scope: msgspec.structs.astuple(limit) if limit else () for scope, limit in rules.base.items()}
+        by_tier = [
+            (name, scope, *msgspec.structs.astuple(limit))
+            for name, limits in rules.tiers.items()
+            for scope, limit in limits.items()
+        ]
+        self._tiers = [list(column) for column in zip(*by_tier, strict=True)]
 
     async def run(
         self, connection: asyncpg.Connection, operations: Sequence[Admission], timeout_s: float
@@ -75,20 +82,25 @@ class PostgresAdmissions:
         if len(going_on) < len(operations):
             decided = iter(await self.run(connection, going_on, timeout_s) if going_on else ())
             return [next(decided) if each.epoch in {0, epoch} else epoch_lost() for each in operations]
-        batch = _Batch(operations)
+        batch = _Batch(operations, self._base)
         rows = await connection.fetch(
             _ADMIT,
             epoch,
             utc_text(self._clock.now_ms()),
-            self._interval_us,
-            self._tolerance_us,
+            *self._tiers,
             *batch.arguments(),
             timeout=timeout_s,
         )
-        outcomes: list[Any] = [Admitted(epoch, self._lease.holds)] * len(operations)
+        refusals = []
         for row in rows:
+            if row["place"]:
+                refusals.append(row)
+            else:
+                batch.note(row)
+        outcomes: list[Any] = [Admitted(epoch, self._lease.holds, standing) for standing in batch.standings()]
+        for row in refusals:
             place = row["place"] - 1
-            outcomes[place] = batch.refusal(operations[place], row)
+            outcomes[place] = batch.refusal(place, row)
         return outcomes
 
     async def look(self, connection: asyncpg.Connection, operations: Sequence[Admission]) -> Sequence[Any]:
@@ -112,19 +124,22 @@ def _gate_of(admission: Admission) -> tuple[str, str, str | None]:
 class _Batch:
     """What a batch shares, each once, and which of it each of its attempts is about."""
 
-    def __init__(self, admissions: Sequence[Admission]) -> None:
+    def __init__(self, admissions: Sequence[Admission], base: Mapping[Scope, tuple[int, ...]]) -> None:
+        """``base`` has the limit of each scope that the configuration limits, whatever the tier, as a tuple."""
         self._keys: dict[BudgetKey, int] = {}
         self._gates: dict[tuple[str, str, str | None], int] = {}
-        self._tenants: dict[str, int] = {}
         self._claims: dict[str, int] = {}
         self._admissions = admissions
+        self._base = base
+        self._places: list[_Places] = []
+        self._owners: list[LimitKey] = []
+        self._standing: dict[LimitKey, Standing] = {}
 
     def arguments(self) -> list[Any]:
-        """Return the arguments of ``ai_admit`` but for its first four."""
+        """Return the arguments of ``ai_admit`` but for those that are the same for every batch."""
         reservations = list(map(_reservation_of, self._admissions))
-        places = self._places(reservations)
+        self._places = self._find(reservations)
         gates = [self._gates.setdefault(_gate_of(each), len(self._gates) + 1) for each in self._admissions]
-        tenants = [self._tenants.setdefault(each.tenant_id, len(self._tenants) + 1) for each in reservations]
         claims, digests, expiries = [], [], []
         for admission in self._admissions:
             claim = admission.claim
@@ -134,22 +149,49 @@ class _Batch:
         return [
             list({each.billing_period for each in reservations}),
             *zip(*self._keys, strict=True),
+            *self._limits(),
             *zip(*self._gates, strict=True),
-            list(self._tenants),
             list(self._claims),
             *zip(*map(msgspec.structs.astuple, reservations), strict=True),
             gates,
-            tenants,
-            *zip(*places, strict=True),
+            *zip(*self._places, strict=True),
             [admission.is_first for admission in self._admissions],
+            [admission.tokens for admission in self._admissions],
             claims,
             digests,
             expiries,
         ]
 
-    def _places(self, reservations: Sequence[Reservation]) -> list[tuple[int, int, int, int]]:
+    def _limits(self) -> tuple[Sequence[int], ...]:
+        """Return the places of the keys that the base of the rules limits, each owner's once, and those limits."""
+        self._owners = [LimitKey(key.tenant_id, key.scope, key.scope_id) for key in self._keys]
+        limited: dict[LimitKey, tuple[int, ...]] = {}
+        for place, owner in enumerate(self._owners, start=1):
+            limit = self._base[owner.scope]
+            if limit:
+                limited.setdefault(owner, (place, *limit))
+        return tuple(zip(*limited.values(), strict=True)) if limited else _NO_LIMITS
+
+    def note(self, row: Any) -> None:
+        """Take where a limit stands, as ``ai_admit`` tells."""
+        owner = self._owners[row["budget"] - 1]
+        *limit, requests_taken, tokens_taken, running = row["standing"]
+        self._standing[owner] = Standing(owner, Limit(*limit), requests_taken, tokens_taken, running)
+
+    def standings(self) -> list[tuple[Standing, ...]]:
+        """Return, for each attempt, where its limits stand."""
+        if not self._standing:
+            return [()] * len(self._places)
+        known = {places: self._standing_of(places) for places in set(self._places)}
+        return [known[places] for places in self._places]
+
+    def _standing_of(self, places: _Places) -> tuple[Standing, ...]:
+        found = (self._standing.get(self._owners[place - 1]) for place in places if place)
+        return tuple([each for each in found if each is not None])
+
+    def _find(self, reservations: Sequence[Reservation]) -> list[_Places]:
         """Return, for each attempt, the places of its tenant's, feature's, key's and user's budgets."""
-        known: dict[ChargedTo, tuple[int, int, int, int]] = {}
+        known: dict[ChargedTo, _Places] = {}
         places = []
         for reservation in reservations:
             caller = charged_to(reservation)
@@ -162,9 +204,9 @@ class _Batch:
             places.append(place)
         return places
 
-    def refusal(self, admission: Admission, row: Any) -> Replay | TollhouseError:
+    def refusal(self, place: int, row: Any) -> Replay | TollhouseError:
         """Return what a row of ``ai_admit`` tells an attempt."""
-        reservation = admission.reservation
+        reservation = self._admissions[place].reservation
         match row["verdict"]:
             case "inactive":
                 return refusals.inactive(reservation)
@@ -183,7 +225,10 @@ class _Batch:
             case "kept":
                 return Replay(row["sealed"], row["subject"])
             case "limited":
-                return refusals.rate_limited(reservation, row["amount"] / _US_PER_S)
+                owner = self._owners[row["budget"] - 1]
+                refused = Refused(owner, row["subject"], self._standing[owner].limit, row["amount"])
+                standing = self._standing_of(self._places[place])
+                return refusals.limited(refused, self._admissions[place].tokens, standing)
             case "budget":
                 key = list(self._keys)[row["budget"] - 1]
                 return refusals.budget_exceeded(key, reservation.ceiling_nano_usd, row["amount"], row["cap"])

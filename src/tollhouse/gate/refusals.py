@@ -13,8 +13,13 @@ from tollhouse.errors import (
     ModuleExpired,
     ModuleInactive,
     RateLimited,
+    TollhouseError,
+    TooManyTokens,
 )
 from tollhouse.kit.money import usd
+from tollhouse.limits.model import Refused, Standing
+
+_US_PER_S = 1_000_000
 
 
 def inactive(of: Reservation) -> ModuleInactive:
@@ -39,11 +44,25 @@ def not_in_tier(of: Reservation, tier: str) -> ModelForbidden:
     )
 
 
-def rate_limited(of: Reservation, wait_s: float) -> RateLimited:
-    """Refuse a call whose tenant has reached its rate limit."""
-    return RateLimited(
-        f"tenant {of.tenant_id} has reached its rate limit; try again in {math.ceil(wait_s)} s", retry_after_s=wait_s
-    )
+def limited(refused: Refused, tokens: int, standing: tuple[Standing, ...]) -> TollhouseError:
+    """Refuse a call that a limit does not let pass, now or, by its ``tokens``, ever."""
+    whose, limit = refused.key.describe(), refused.limit
+    error: TollhouseError
+    if not refused.wait_us:
+        error = TooManyTokens(
+            f"this call may use {tokens} tokens, but {whose} has {limit.tokens_per_minute} a minute; lower max_tokens, "
+            "send less, or have the limit raised"
+        )
+    else:
+        wait_s = refused.wait_us / _US_PER_S
+        reached = {
+            "requests": f"its rate limit of {limit.requests_per_minute} calls a minute",
+            "tokens": f"its limit of {limit.tokens_per_minute} tokens a minute",
+            "concurrent": f"its limit of {limit.concurrent_calls} calls at the same time",
+        }[refused.kind]
+        error = RateLimited(f"{whose} has reached {reached}; try again in {math.ceil(wait_s)} s", retry_after_s=wait_s)
+    error.standing = standing
+    return error
 
 
 def budget_exceeded(key: BudgetKey, ceiling_nano_usd: int, left_nano_usd: int, cap_nano_usd: int) -> BudgetExceeded:

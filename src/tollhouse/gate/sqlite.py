@@ -8,14 +8,14 @@ import sqlite3
 from collections.abc import Sequence
 
 from tollhouse.budgets import sqlite as budgets
-from tollhouse.budgets.model import BudgetKey, Reservation
+from tollhouse.budgets.model import BudgetKey, Reservation, limited_by_of
 from tollhouse.errors import TollhouseError
 from tollhouse.gate import refusals
-from tollhouse.gate.admission import ADMITTED, Admission, Admitted, Replay
-from tollhouse.gate.ratelimit import RateLimiter
+from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import Claim, Kept
 from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.limits.sqlite import Limiter
 from tollhouse.storage.database import Transaction
 from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.tenants.model import GateState
@@ -27,16 +27,16 @@ Outcome = Admitted | Replay | TollhouseError
 class SqliteGate:
     """Decides batches of admissions in the writer's transaction."""
 
-    def __init__(self, clock: Clock, rate_limiter: RateLimiter) -> None:
+    def __init__(self, clock: Clock, limiter: Limiter) -> None:
         self._clock = clock
-        self._rate_limiter = rate_limiter
+        self._limiter = limiter
 
     def handle_on(self, database: SqliteDatabase) -> None:
         """Have a SQLite database admit."""
         database.handle(Admission, self._admit_batch)
 
     def _admit_batch(self, transaction: Transaction, admissions: Sequence[Admission]) -> list[Outcome]:
-        batch = _Batch(transaction, self._clock, self._rate_limiter)
+        batch = _Batch(transaction, self._clock, self._limiter)
         outcomes = [batch.decide(admission) for admission in admissions]
         batch.write()
         return outcomes
@@ -45,12 +45,10 @@ class SqliteGate:
 class _Batch:
     """The decisions of one transaction: what it has read, and what it will write."""
 
-    def __init__(self, transaction: Transaction, clock: Clock, rate_limiter: RateLimiter) -> None:
-        self._transaction = transaction
+    def __init__(self, transaction: Transaction, clock: Clock, limiter: Limiter) -> None:
         self._connection: sqlite3.Connection = transaction.connection
         self._now = utc_text(clock.now_ms())
-        self._now_s = clock.monotonic_s()
-        self._rate_limiter = rate_limiter
+        self._limits = limiter.begin(transaction)
         self._budgets = budgets.BudgetReader(self._connection)
         self._gates: dict[tuple[str, str], GateState | None] = {}
         self._claims: dict[str, tuple[Claim, str]] = {}
@@ -58,7 +56,7 @@ class _Batch:
         self._reservations: list[Reservation] = []
 
     def decide(self, admission: Admission) -> Outcome:
-        """Gate, then a kept answer, then the rate limit, then the budgets: the order of the public contract."""
+        """Gate, then a kept answer, then the limits, then the budgets: the order of the public contract."""
         reservation = admission.reservation
         gate = self._gate(reservation.tenant_id, reservation.feature_slug)
         refusal = self._closed(reservation, gate, admission.tiers)
@@ -69,21 +67,22 @@ class _Batch:
             kept = self._kept(admission.claim)
             if kept is not None:
                 return kept
-        if admission.is_first:
-            wait_s = self._rate_limiter.wait_s(reservation.tenant_id, self._now_s)
-            if wait_s:
-                return refusals.rate_limited(reservation, wait_s)
+        limited_by = limited_by_of(reservation)
+        held = self._limits.of(limited_by, gate.tier)
+        if held and admission.is_first:
+            refused = self._limits.refusal(held, admission.tokens)
+            if refused is not None:
+                return refusals.limited(refused, admission.tokens, self._limits.standing(held))
         refusal = self._reserve(reservation, gate.budget_nano_usd)
         if refusal is not None:
             return refusal
-        if admission.is_first:
-            # Taken last, so that a refusal uses nothing up.
-            self._rate_limiter.take(reservation.tenant_id, self._now_s)
-            self._transaction.on_rollback(lambda: self._rate_limiter.give_back(reservation.tenant_id))
+        # Taken last, so that a refusal uses nothing up.
+        attempt = (reservation.request_id, reservation.attempt)
+        self._limits.take(held, limited_by, attempt, admission.tokens, is_first=admission.is_first)
         if admission.claim is not None:
             self._claims[admission.claim.claim_id] = (admission.claim, reservation.request_id)
         self._reservations.append(reservation)
-        return ADMITTED
+        return Admitted(standing=self._limits.standing(held))
 
     def write(self) -> None:
         """Make the batch's reservations and claims part of the transaction."""

@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import msgspec
 
 from tollhouse.budgets import sqlite as budgets
-from tollhouse.budgets.model import BudgetKey, ChargedTo, Movement, Reservation, budget_keys, charged_to
+from tollhouse.budgets.model import (
+    BudgetKey,
+    ChargedTo,
+    Movement,
+    Reservation,
+    budget_keys,
+    charged_to,
+    limited_by_of,
+)
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
 from tollhouse.ledger.rollups import DAILY_KEY, MONTHLY_KEY, counts, daily_key, monthly_key, sums
+from tollhouse.limits.sqlite import Ended, Limiter
 from tollhouse.storage.database import Transaction
 from tollhouse.storage.schema import ROLLUP_COUNTS
 from tollhouse.storage.sqlite import SqliteDatabase
@@ -37,11 +46,34 @@ _MONTHLY = _upsert("ai_usage_monthly", MONTHLY_KEY)
 _DAILY = _upsert("ai_usage_daily", DAILY_KEY)
 
 
-def handle_on(database: SqliteDatabase) -> None:
-    """Have a SQLite database settle and release."""
-    database.handle(Settlement, _settle)
-    database.handle(Release, _release)
+def handle_on(database: SqliteDatabase, limiter: Limiter) -> None:
+    """Have a SQLite database settle and release; ``limiter`` is told of what has ended."""
+
+    def settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
+        done = _settle(transaction, settlements)
+        if limiter.wants_ends:
+            # What an adjustment resolves has not run for long.
+            ended = [each for each in settlements if each.status != "adjustment"]
+            limiter.end(transaction, [_ended(each.reservation, _used(each)) for each in ended])
+        return done
+
+    def release(transaction: Transaction, releases: Sequence[Release]) -> list[None]:
+        done = _release(transaction, releases)
+        if limiter.wants_ends:
+            limiter.end(transaction, [_ended(each.reservation, 0) for each in releases])
+        return done
+
+    database.handle(Settlement, settle)
+    database.handle(Release, release)
     database.handle(FreeClaim, _free)
+
+
+def _used(settlement: Settlement) -> int | None:
+    return None if settlement.status == "unknown" else settlement.usage.total_tokens
+
+
+def _ended(reservation: Reservation, used: int | None) -> Ended:
+    return Ended((reservation.request_id, reservation.attempt), limited_by_of(reservation), used)
 
 
 def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:

@@ -80,7 +80,7 @@ CREATE TABLE ai_reservations (
 	ceiling_nano_usd BIGINT DEFAULT '0' NOT NULL,
 	billing_period TEXT NOT NULL,
 	created_at TEXT NOT NULL,
-	state TEXT NOT NULL, epoch BIGINT DEFAULT '0' NOT NULL,
+	state TEXT NOT NULL, epoch BIGINT DEFAULT '0' NOT NULL, tokens BIGINT DEFAULT '0' NOT NULL,
 	PRIMARY KEY (request_id, attempt),
 	CONSTRAINT ai_reservations_state CHECK (state IN ('open', 'unknown'))
 )
@@ -229,4 +229,18 @@ CREATE TABLE ai_audit_head (
 )
  WITHOUT ROWID;
 
-INSERT INTO alembic_version VALUES ('0004')
+CREATE TABLE ai_limits (
+	tenant_id TEXT NOT NULL,
+	scope TEXT NOT NULL,
+	scope_id TEXT NOT NULL,
+	requests_per_minute BIGINT,
+	burst BIGINT,
+	tokens_per_minute BIGINT,
+	concurrent_calls BIGINT,
+	updated_at TEXT NOT NULL,
+	PRIMARY KEY (tenant_id, scope, scope_id),
+	CONSTRAINT ai_limits_scope CHECK (scope IN ('tenant', 'user', 'feature', 'key'))
+)
+ WITHOUT ROWID;
+
+INSERT INTO alembic_version VALUES ('0005')

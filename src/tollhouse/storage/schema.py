@@ -8,7 +8,7 @@ because a NULL would be left out of keys and of equality.
 import sqlalchemy as sa
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0004"
+REVISION = "0005"
 
 metadata = sa.MetaData()
 
@@ -73,6 +73,23 @@ ai_budget_caps = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# What limits a single tenant, user, feature or service key (tenant_id '') in the place of what is configured. NULL: as
+# configured; 0: no limit.
+ai_limits = sa.Table(
+    "ai_limits",
+    metadata,
+    _text("tenant_id", key=True),
+    _text("scope", key=True),
+    _text("scope_id", key=True),
+    sa.Column("requests_per_minute", sa.BigInteger, nullable=True),
+    sa.Column("burst", sa.BigInteger, nullable=True),
+    sa.Column("tokens_per_minute", sa.BigInteger, nullable=True),
+    sa.Column("concurrent_calls", sa.BigInteger, nullable=True),
+    _text("updated_at"),
+    sa.CheckConstraint("scope IN ('tenant', 'user', 'feature', 'key')", name="ai_limits_scope"),
+    sqlite_with_rowid=False,
+)
+
 # One row for each cap and month. A new month is a new row: money is never reset.
 ai_budgets = sa.Table(
     "ai_budgets",
@@ -109,6 +126,8 @@ ai_reservations = sa.Table(
     _text("state"),
     # Which instance's life the attempt belongs to (ai_instances); an embedded database has but one at a time, 0.
     _count("epoch"),
+    # Taken from limits on tokens, for what is left over to be given back; an embedded database has it in memory.
+    _count("tokens"),
     sa.CheckConstraint("state IN ('open', 'unknown')", name="ai_reservations_state"),
     sqlite_with_rowid=False,
 )
@@ -292,12 +311,19 @@ ai_instances = sa.Table(
     sa.CheckConstraint("state IN ('live', 'lost', 'stopped')", name="ai_instances_state"),
 )
 
-# When a tenant's bucket of calls will be full again, in microseconds of the database's clock since the Unix epoch.
+# What is taken from the buckets of calls and of tokens (limits/bucket.py), and the rates at which that drains; at_us is
+# the microsecond of the database's clock, since the Unix epoch, until which it has drained.
 ai_rate_limits = sa.Table(
     "ai_rate_limits",
     cluster_metadata,
     _text("tenant_id", key=True),
-    sa.Column("full_at_us", sa.BigInteger, nullable=False),
+    _text("scope", key=True),
+    _text("scope_id", key=True),
+    _count("requests_taken"),
+    _count("requests_per_minute"),
+    _count("tokens_taken"),
+    _count("tokens_per_minute"),
+    _count("at_us"),
     prefixes=["UNLOGGED"],
 )
 

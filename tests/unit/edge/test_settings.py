@@ -1,8 +1,11 @@
+from decimal import Decimal
+
 import msgspec
 import pytest
 
 from tollhouse.config import Config, Edge, Limits, Server
 from tollhouse.config.load import load_config
+from tollhouse.config.model import Tier, TierLimits
 from tollhouse.edge.envoy import envoy_configuration
 from tollhouse.edge.nginx import nginx_configuration, quoted
 from tollhouse.edge.settings import settings_of
@@ -120,3 +123,10 @@ def test_limits_are_those_of_the_service(tmp_path):
     assert "burst=3 nodelay" in text
     assert "add_header Retry-After 9 always;" in text
     assert '"max_tokens": 3, "tokens_per_fill": 1, "fill_interval": "8.571s"' in envoy_configuration(settings)
+
+
+@pytest.mark.parametrize(("of_tier", "rate"), [(50, 50), (5, 7), (0, 0)])
+def test_tenants_of_no_tier_are_held_back_before_their_own_limit(of_tier, rate):
+    tiers = {"large": Tier(budget_usd=Decimal(1), limits=TierLimits(requests_per_minute=of_tier, burst=9))}
+    settings = settings_of(Config(edge=PLAIN, limits=Limits(requests_per_minute=7, burst=3), tiers=tiers))
+    assert (settings.requests_per_minute, settings.burst) == (rate, 9)

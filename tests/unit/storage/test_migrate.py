@@ -120,6 +120,28 @@ def test_what_was_written_is_there_at_the_next_start(database):
     assert open_once(database) == {"name": "value"}
 
 
+def test_a_database_with_calls_under_way_gets_its_limits_and_keeps_them(database):
+    from alembic import command
+
+    engine = sa.create_engine(f"sqlite:///{database}")
+    with engine.begin() as connection:
+        config = migrate._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        connection.execute(
+            sa.text(
+                "INSERT INTO ai_reservations (request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, "
+                "model, provider, price_version, ceiling_nano_usd, billing_period, created_at, state) VALUES "
+                "('req_1', 1, '42', 'u', 'f', 's', 'k', 'm', 'p', 'v', 7, '2026-04', '2026-04-10', 'open')"
+            )
+        )
+    engine.dispose()
+    kept = sa.text("SELECT request_id, ceiling_nano_usd, tokens FROM ai_reservations")
+    limits = sa.text("SELECT count(*) FROM ai_limits")
+    found = open_once(database, lambda connection: (connection.execute(kept).all(), connection.scalar(limits)))
+    assert found == ([("req_1", 7, 0)], 0)
+
+
 def test_a_migration_that_fails_leaves_nothing_behind(database):
     # The last table but one cannot be made, since its name is taken by what is no table.
     run_sql(database, "CREATE VIEW tenant_ai_features AS SELECT 1")

@@ -12,10 +12,11 @@ BEGIN
         DELETE FROM ai_reservations r
          USING unnest(request_ids, attempts) AS e (request_id, attempt)
          WHERE r.request_id = e.request_id AND r.attempt = e.attempt AND r.state = 'open' AND r.epoch = my_epoch
-        RETURNING r.tenant_id, r.billing_period, r.user_id, r.feature_slug, r.key_id, r.ceiling_nano_usd)
+        RETURNING r.tenant_id, r.billing_period, r.user_id, r.feature_slug, r.key_id, r.ceiling_nano_usd, r.tokens)
     SELECT count(*) AS count, array_agg(tenant_id) AS tenant_ids, array_agg(billing_period) AS periods,
            array_agg(user_id) AS user_ids, array_agg(feature_slug) AS feature_slugs, array_agg(key_id) AS key_ids,
-           array_agg(0::bigint) AS costs, array_agg(ceiling_nano_usd) AS ceilings, array_agg('released'::text) AS ends
+           array_agg(0::bigint) AS costs, array_agg(ceiling_nano_usd) AS ceilings, array_agg('released'::text) AS ends,
+           array_agg(tokens) AS tokens, bool_or(tokens > 0) AS has_tokens
       INTO gone FROM closed;
     IF gone.count <> cardinality(request_ids) THEN
         IF EXISTS (
@@ -30,4 +31,7 @@ BEGIN
     END IF;
     PERFORM ai_move(gone.tenant_ids, gone.periods, gone.user_ids, gone.feature_slugs, gone.key_ids, gone.costs,
                     gone.ceilings, gone.ends);
+    IF gone.has_tokens THEN
+        PERFORM ai_return_tokens(gone.tenant_ids, gone.user_ids, gone.feature_slugs, gone.key_ids, gone.tokens);
+    END IF;
 END $$;

@@ -23,6 +23,8 @@ DECLARE
     head integer;
     changed bigint;
     ended bigint := 0;
+    limited record;
+    has_tokens boolean := FALSE;
 BEGIN
     -- Against being declared lost, as in ai_admit.
     PERFORM 1 FROM ai_instances WHERE epoch = my_epoch AND state = 'live' FOR KEY SHARE;
@@ -31,12 +33,24 @@ BEGIN
     END IF;
 
     IF 'settled' = ANY (statuses) OR 'adjustment' = ANY (statuses) THEN
-        DELETE FROM ai_reservations r
-         USING unnest(request_ids, attempts, statuses) AS e (request_id, attempt, status)
-         WHERE r.request_id = e.request_id AND r.attempt = e.attempt
-           AND (e.status = 'settled' AND r.state = 'open' AND r.epoch = my_epoch
-                OR e.status = 'adjustment' AND r.state = 'unknown');
-        GET DIAGNOSTICS ended = ROW_COUNT;
+        WITH gone AS (
+            DELETE FROM ai_reservations r
+             USING unnest(request_ids, attempts, statuses, totals) AS e (request_id, attempt, status, total)
+             WHERE r.request_id = e.request_id AND r.attempt = e.attempt
+               AND (e.status = 'settled' AND r.state = 'open' AND r.epoch = my_epoch
+                    OR e.status = 'adjustment' AND r.state = 'unknown')
+            RETURNING r.tenant_id, r.user_id, r.feature_slug, r.key_id, r.tokens - e.total AS unused,
+                      -- What an adjustment resolves has not run for long.
+                      r.tokens > 0 AND e.status = 'settled' AS has_tokens)
+        SELECT count(*) AS count, bool_or(g.has_tokens) AS has_tokens,
+               array_agg(g.tenant_id) FILTER (WHERE g.has_tokens) AS tenant_ids,
+               array_agg(g.user_id) FILTER (WHERE g.has_tokens) AS user_ids,
+               array_agg(g.feature_slug) FILTER (WHERE g.has_tokens) AS feature_slugs,
+               array_agg(g.key_id) FILTER (WHERE g.has_tokens) AS key_ids,
+               array_agg(g.unused) FILTER (WHERE g.has_tokens) AS unused
+          INTO limited FROM gone g;
+        ended := limited.count;
+        has_tokens := limited.has_tokens;
     END IF;
     IF 'unknown' = ANY (statuses) THEN
         UPDATE ai_reservations r SET state = 'unknown'
@@ -180,6 +194,10 @@ BEGIN
      WHERE h.tenant_id = t.tenant_id;
 
     PERFORM ai_move(tenant_ids, periods, user_ids, feature_slugs, key_ids, costs, ceilings, statuses);
+    IF has_tokens THEN
+        PERFORM ai_return_tokens(limited.tenant_ids, limited.user_ids, limited.feature_slugs, limited.key_ids,
+                                 limited.unused);
+    END IF;
 
     IF cardinality(array_remove(claim_ids, NULL)) > 0 THEN
         UPDATE ai_idempotency i SET sealed_answer = e.answer, is_lost = e.answer IS NULL AND e.status = 'unknown'

@@ -118,6 +118,27 @@ def test_an_older_database_is_left_to_whoever_operates_it(empty_url):
     check(empty_url)
 
 
+def test_a_database_with_calls_under_way_gets_its_limits_and_keeps_them(empty_url):
+    upgrade_to(empty_url, "0004")
+    engine = control.open_engine(empty_url)
+    with engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO ai_rate_limits (tenant_id, full_at_us) VALUES ('42', 1)"))
+        connection.execute(
+            sa.text(
+                "INSERT INTO ai_reservations (request_id, attempt, tenant_id, user_id, feature_slug, service, key_id, "
+                "model, provider, price_version, ceiling_nano_usd, billing_period, created_at, state, epoch) VALUES "
+                "('req_1', 1, '42', 'u', 'f', 's', 'k', 'm', 'p', 'v', 7, '2026-04', '2026-04-10', 'open', 3)"
+            )
+        )
+    engine.dispose()
+    assert control.migrate_database(empty_url) == "0004"
+    kept = sa.text("SELECT request_id, ceiling_nano_usd, epoch, tokens FROM ai_reservations")
+    assert look(empty_url, lambda connection: connection.execute(kept).all()) == [("req_1", 7, 3, 0)]
+    buckets = sa.text("SELECT count(*) FROM ai_rate_limits")
+    assert look(empty_url, lambda connection: connection.scalar(buckets)) == 0
+    check(empty_url)
+
+
 def upgrade_to(url, revision):
     from alembic import command
 
@@ -174,6 +195,7 @@ def test_migrating_gives_what_the_schema_describes(url):
     found = {(what, subject.name) for what, subject, *_ in differences}
     assert found == {
         ("remove_index", "ai_reservations_open"),
+        ("remove_index", "ai_reservations_open_of_key"),
         ("remove_index", "ai_idempotency_unanswered"),
         ("remove_constraint", "ai_usage_log_attempt"),
         ("add_constraint", "ai_usage_log_attempt"),
