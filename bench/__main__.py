@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import nginx
 from bench.cases import Plan, Row, cpu, interpreter, ledger, memory, opened, start, tenants
 from bench.cluster import postgres
+from bench.limits import limits
 from bench.service import Build
 from bench.streams import streams
 
@@ -16,6 +17,7 @@ CASES = {
     "cpu": cpu,
     "streams": streams,
     "postgres": postgres,
+    "limits": limits,
     "tenants": tenants,
     "ledger": ledger,
     "memory": memory,

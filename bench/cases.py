@@ -17,7 +17,7 @@ from bench.fill import fill_ledger, fill_tenants
 from bench.load import Caller
 from bench.postgres import Postgres
 from bench.processes import cpu_s, resident_bytes
-from bench.service import Build, Service, await_ready, launch, running, served_port, write_config
+from bench.service import UNLIMITED, Build, Service, await_ready, launch, running, served_port, write_config
 
 _MEBIBYTE = 1024 * 1024
 
@@ -58,9 +58,10 @@ class Bench:
         """Start a PostgreSQL server."""
         return self._stack.enter_context(Postgres(self.home))
 
-    def instance(self, name: str, database_url: str) -> Service:
-        """Start a service on a database that others may share."""
-        return self._stack.enter_context(running(self.plan.build, self.home / name, self.upstream.port, database_url))
+    def instance(self, name: str, database_url: str | None, *, limits: str = UNLIMITED) -> Service:
+        """Start a service on a database that others may share, or without a URL on one of its own."""
+        home, port = self.home / name, self.upstream.port
+        return self._stack.enter_context(running(self.plan.build, home, port, database_url, limits=limits))
 
     def caller(self, service: Service, tenants: int = 1) -> Caller:
         """Return who makes calls with a service's key."""

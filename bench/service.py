@@ -39,11 +39,14 @@ provider = "upstream"
 price = {{ input = 0.15, output = 0.60 }}
 
 [limits]
-requests_per_minute = 0
+{limits}
 
 [tiers.bench]
 budget_usd = 1000000000
 """
+
+
+UNLIMITED = "requests_per_minute = 0"
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -75,11 +78,11 @@ def environment(build: Build) -> dict[str, str]:
     return environ
 
 
-def write_config(home: Path, upstream_port: int, database_url: str | None = None) -> Path:
+def write_config(home: Path, upstream_port: int, database_url: str | None = None, *, limits: str = UNLIMITED) -> Path:
     """Write a configuration, and return its path; without a URL its database is in the same folder."""
     config = home / "tollhouse.toml"
     database_url = database_url or f"sqlite:///{home.resolve() / 'tollhouse.db'}"
-    config.write_text(_CONFIG.format(database_url=database_url, upstream_port=upstream_port))
+    config.write_text(_CONFIG.format(database_url=database_url, upstream_port=upstream_port, limits=limits))
     return config
 
 
@@ -92,10 +95,12 @@ def launch(build: Build, config: Path) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def running(build: Build, home: Path, upstream_port: int, database_url: str | None = None) -> Iterator[Service]:
+def running(
+    build: Build, home: Path, upstream_port: int, database_url: str | None = None, *, limits: str = UNLIMITED
+) -> Iterator[Service]:
     """Run a Tollhouse, with tenant 42 active and a key to call with; without a URL its database is in ``home``."""
     home.mkdir(parents=True, exist_ok=True)
-    config = write_config(home, upstream_port, database_url)
+    config = write_config(home, upstream_port, database_url, limits=limits)
     process = launch(build, config)
     try:
         port = served_port(process, config)
