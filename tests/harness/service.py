@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import sqlite3
+import ssl
 import subprocess
 import sys
 import time
@@ -94,6 +95,7 @@ class Service:
     Attributes:
         program: what the interpreter runs, ahead of the command.
         environ: the environment of the process.
+        tls: what it is asked with, where it serves TLS.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Service:
         self.config_file = directory / "tollhouse.toml"
         self.log_file = directory / "log"
         self.port = 0
+        self.tls: ssl.SSLContext | None = None
         self.program: list[str | Path] = [*TOLLHOUSE]
         self._process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self.config_file.write_text(
@@ -188,11 +191,14 @@ class Service:
             return reply_to(connection)
 
     def connection(self) -> http.client.HTTPConnection:
+        if self.tls is not None:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=_ANSWER_TIMEOUT_S, context=self.tls)
         return http.client.HTTPConnection("127.0.0.1", self.port, timeout=_ANSWER_TIMEOUT_S)
 
     def socket(self) -> socket.socket:
         """Return a connection that sends whatever bytes a test likes."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_TIMEOUT_S)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_TIMEOUT_S)
+        return plain if self.tls is None else self.tls.wrap_socket(plain, server_hostname="127.0.0.1")
 
     def complete(self, body: object, *, key: str | None = ADMIN_KEY, **headers: str) -> Reply:
         return self.request("POST", "/ai/complete", body, key=key, **headers)

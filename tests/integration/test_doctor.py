@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import engines
+from harness.certificates import Authority
 from harness.cli import Cli, without_logs
 from harness.service import Service, free_port, model, provider
 from tollhouse.testing import Behaviour, FakeProvider
@@ -66,6 +67,28 @@ def test_the_doctor_asks_the_service_that_runs_which_models_it_leaves_alone(tmp_
             assert service.terminate() == 0
             gone = cli.findings()
             assert gone.get("service", ("ok", ""))[0] == "ok"
+
+
+@pytest.mark.parametrize("has_admin_port", [False, True], ids=["one port", "an admin port"])
+def test_the_doctor_asks_a_service_with_tls_too(tmp_path: Path, engine: str, *, has_admin_port: bool):
+    certificate, key = Authority(tmp_path).issue("server")
+    admin_port = free_port()
+    keys = f'tls_certificate = "{certificate}"\ntls_key = "{key}"\n'
+    keys += f"admin_port = {admin_port}\n" if has_admin_port else ""
+    with Service(tmp_path, "", server=keys) as service:
+        known = tmp_path / "known.toml"
+        text = service.config_file.read_text().replace("[server]\nport = 0", f"[server]\nport = {service.port}")
+        known.write_text(text)
+        found = Cli(known).findings()
+
+    assert found["certificate"][0] == "warning"
+    if engine == "postgresql":
+        url = f"https://127.0.0.1:{admin_port if has_admin_port else service.port}"
+        assert found["service"] == ("ok", f"is ok at {url}")
+    else:
+        # By the way that is the commands' own.
+        status, message = found["service"]
+        assert (status, message.startswith("is ok at http://127.0.0.1:")) == ("ok", True)
 
 
 @ON_SQLITE

@@ -132,7 +132,7 @@ def test_a_directory_that_is_not_there_is_told(tmp_path):
         ),
         pytest.param(
             "[server]\nhost = '127.0.0.1'\nprot = 1\n",
-            "mine.toml:3: [server] prot: unknown key: expected one of body_timeout_s,",
+            "mine.toml:3: [server] prot: unknown key: expected one of admin_host,",
             id="a misspelt key",
         ),
         pytest.param("[server]\nport = 'x'\n", "mine.toml:2: [server] port", id="a value of another type"),

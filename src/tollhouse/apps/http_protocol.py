@@ -28,6 +28,8 @@ from tollhouse.errors import (
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.ids import new_id
 
+# How long a stop waits for an idle client to read what is left and close too, which over TLS is for both to do.
+_IDLE_TLS_CLOSES_WITHIN_S = 2.0
 _STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
@@ -73,13 +75,22 @@ class _CommonLines:
         return self._lines
 
 
-def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clock) -> type[asyncio.Protocol]:
-    """Return the protocol class for ``uvicorn.Config(http=…)``.
+def _no_route(_target: bytes) -> None:
+    """Find no completion call, where none is served."""
+
+
+def api_protocol(
+    endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clock, *, takes_completions: bool = True
+) -> type[asyncio.Protocol]:
+    """Return the protocol class for ``uvicorn.Config(http=…)``, of one listener.
 
     It answers 400, 408, 413, 431 or 503 and hangs up on requests that are malformed or out of bounds. A request that
     arrives in one segment, as nearly all do, never starts a timer.
     """
     common_lines = _CommonLines()
+    find_route = endpoint.find if takes_completions else _no_route
+    # The server's own set is of all listeners; callers who take all of one must not keep operators from another.
+    open_here: set[asyncio.Transport] = set()
 
     class ApiProtocol(HttpToolsProtocol):
         _request: Request | None = None
@@ -100,7 +111,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > bounds.max_connections:
+            open_here.add(transport)
+            if len(open_here) > bounds.max_connections:
                 self._hang_up(Unavailable(f"all {bounds.max_connections} connections are in use", retry_after_s=1))
             else:
                 self._await_rest()
@@ -109,6 +121,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             self._stop_timer()
             if self._idle_timer is not None:
                 self._idle_timer.cancel()
+            open_here.discard(self.transport)
             super().connection_lost(exc)
 
         def shutdown(self) -> None:
@@ -117,6 +130,8 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 self._request.keeps_alive = False
             else:
                 super().shutdown()
+                if self.scheme == "https" and self.transport.is_closing():
+                    self.loop.call_later(_IDLE_TLS_CLOSES_WITHIN_S, self.transport.abort)
 
         def data_received(self, data: bytes) -> None:
             if self._is_ignoring:
@@ -200,7 +215,7 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
                 return
             if self._head_bytes > bounds.max_header_bytes and self._head_size() > bounds.max_header_bytes:
                 self._refuse_head()
-            elif self.parser.get_method() == b"POST" and (route := endpoint.find(self.url)) is not None:
+            elif self.parser.get_method() == b"POST" and (route := find_route(self.url)) is not None:
                 self._begin_request(route)
             else:
                 self._begin_asgi_request()
@@ -395,7 +410,9 @@ def api_protocol(endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clo
             status, headers, body = error_answer(error, new_id("req", clock.now_ms()))
             self._write((status, header_lines(headers), body), keeps_alive=False)
             if is_sending:
-                self.transport.write_eof()
+                # TLS knows no half of a connection: there the client sees the answer's own end, by its length.
+                if self.transport.can_write_eof():
+                    self.transport.write_eof()
                 self._timer = self.loop.call_later(bounds.body_timeout_s, self.transport.close)
             else:
                 self.transport.close()

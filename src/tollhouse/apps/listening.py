@@ -1,26 +1,63 @@
-"""The socket the API is reached at. It imports little, so that a taken port is found before all else is loaded."""
+"""The sockets the API is reached at. It imports little, so that a taken port is found before all else is loaded."""
 
 import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
-from tollhouse.config import Server
+import msgspec
+
+from tollhouse.config import Config
 from tollhouse.errors import StartError
 
 _BACKLOG = 8192
+_LOOPBACK = "127.0.0.1"
 
 
-def listen(server: Server) -> socket.socket:
-    """Return a listening socket; raises StartError when the address is taken or is not this machine's."""
-    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+class Sockets(msgspec.Struct, frozen=True):
+    """Where connections are accepted.
+
+    Attributes:
+        public: for callers.
+        admin: for operators; None where they go where callers go.
+        commands: for this machine's commands alone, which have no certificate to show and none to trust; None where
+            they can do without.
+    """
+
+    public: socket.socket
+    admin: socket.socket | None
+    commands: socket.socket | None
+
+
+@contextmanager
+def listening(config: Config) -> Iterator[Sockets]:
+    """Listen for as long as the context lasts; raises StartError when an address is taken or is not this machine's."""
+    server = config.server
+    with ExitStack() as stack:
+        public = stack.enter_context(_listen(server.host, server.port, "[server] host, port, or --port"))
+        admin = commands = None
+        if server.admin_port is not None:
+            admin = stack.enter_context(
+                _listen(server.admin_host, server.admin_port, "[server] admin_host, admin_port")
+            )
+        has_plain_way = server.tls_certificate is None or (admin is not None and not server.admin_tls)
+        # On a server's database commands reach the data by themselves.
+        if config.database.is_embedded and not has_plain_way:
+            commands = stack.enter_context(_listen(_LOOPBACK, 0, "the loopback interface, for commands"))
+        yield Sockets(public, admin, commands)
+
+
+def _listen(host: str, port: int, keys: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((server.host, server.port), family=family, backlog=_BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise StartError(
-            f"cannot listen on {server.host}:{server.port}: {error.strerror or error}; "
-            "expected a free port of this machine ([server] host, port, or --port)"
+            f"cannot listen on {host}:{port}: {error.strerror or error}; expected a free port of this machine ({keys})"
         ) from error
 
 
-def url_of(listener: socket.socket) -> str:
+def url_of(listener: socket.socket, *, is_tls: bool = False) -> str:
     """Return the address a listening socket is reached under."""
     host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = "https" if is_tls else "http"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -2,41 +2,64 @@
 
 import asyncio
 import contextlib
+import functools
 import gc
 import math
 import resource
 import signal
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Callable, Iterator, Sequence
 
+import msgspec
 import structlog
 import uvicorn
+from uvicorn.server import ServerState
 
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.http_protocol import RequestBounds, api_protocol
+from tollhouse.apps.tls import ServerTls
 from tollhouse.config import Server
 from tollhouse.kit.clock import Clock
 
 _KEEP_ALIVE_S = 75
 _COLLECT_AFTER_ALLOCATIONS = 20_000
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# How long a connection over TLS that is closed here may take to send what waits, and for the other end to close too.
+_TLS_CLOSE_TIMEOUT_S = 60.0
 _LOG = structlog.get_logger("tollhouse.server")
 
 
+class Listener(msgspec.Struct, frozen=True):
+    """A socket that accepts connections, and what is served there.
+
+    Attributes:
+        app: serves everything but completion calls.
+        is_secured: by TLS, where it is configured.
+        takes_completions: whether calls are served there.
+    """
+
+    socket: socket.socket
+    app: AsgiApp
+    is_secured: bool = True
+    takes_completions: bool = True
+
+
 async def serve(
-    app: AsgiApp,
+    listeners: Sequence[Listener],
     endpoint: CompletionEndpoint,
-    listener: socket.socket,
     server: Server,
     clock: Clock,
     *,
+    tls: ServerTls | None = None,
     when_ready: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish the calls in flight and return.
 
     Args:
-        app: serves everything but completion calls.
+        listeners: each has room for connections of its own.
         endpoint: serves completion calls.
+        tls: None serves plain HTTP; SIGHUP has its files looked at.
         when_ready: called once, as soon as calls are accepted.
     """
     _raise_file_limit()
@@ -48,42 +71,83 @@ async def serve(
         body_timeout_s=server.body_timeout_s,
         idle_timeout_s=_KEEP_ALIVE_S,
     )
-    config = uvicorn.Config(
-        app,
-        http=api_protocol(endpoint, bounds, clock),
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=math.ceil(server.stop_timeout_s),
-    )
-    running = _Server(config, when_ready)
+    ends = [
+        _End(
+            each.socket,
+            uvicorn.Config(
+                each.app,
+                http=api_protocol(endpoint, bounds, clock, takes_completions=each.takes_completions),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_keep_alive=_KEEP_ALIVE_S,
+                timeout_graceful_shutdown=math.ceil(server.stop_timeout_s),
+            ),
+            tls.context if tls is not None and each.is_secured else None,
+        )
+        for each in listeners
+    ]
+    running = _Server(ends, server.header_timeout_s, when_ready)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, running.stop)
+    following = None
+    if tls is not None:
+        loop.add_signal_handler(signal.SIGHUP, tls.renew)
+        following = asyncio.create_task(tls.follow())
     try:
-        await running.serve(sockets=[listener])
+        await running.serve(sockets=[each.socket for each in listeners])
     finally:
-        for number in _STOP_SIGNALS:
+        for number in (*_STOP_SIGNALS, signal.SIGHUP):
             loop.remove_signal_handler(number)
+        if following is not None:
+            following.cancel()
+
+
+class _End(msgspec.Struct, frozen=True):
+    """A listener as the server serves it."""
+
+    socket: socket.socket
+    config: uvicorn.Config
+    tls: ssl.SSLContext | None
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, ended by our signal handlers: its own raise the signal again before anything else can be closed."""
+    """uvicorn, on several listeners at once, ended by our signal handlers.
 
-    def __init__(self, config: uvicorn.Config, when_ready: Callable[[], None] | None) -> None:
-        super().__init__(config)
+    Its own handlers raise the signal again before anything else can be closed.
+    """
+
+    def __init__(self, ends: Sequence[_End], handshake_timeout_s: float, when_ready: Callable[[], None] | None) -> None:
+        # Of its configuration the server itself uses what is the same for all.
+        super().__init__(ends[0].config)
+        self._ends = ends
+        self._handshake_timeout_s = handshake_timeout_s
         self._when_ready = when_ready
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - they are the ends'
+        """Listen; uvicorn would serve one application, and bound no handshake."""
+        loop = asyncio.get_running_loop()
+        self.servers = []
+        for end in self._ends:
+            has_tls = end.tls is not None
+            server = await loop.create_server(
+                functools.partial(_protocol, end.config, self.server_state),
+                sock=end.socket,
+                backlog=end.config.backlog,
+                ssl=end.tls,
+                ssl_handshake_timeout=self._handshake_timeout_s if has_tls else None,
+                ssl_shutdown_timeout=_TLS_CLOSE_TIMEOUT_S if has_tls else None,
+            )
+            self.servers.append(server)
+        self.started = True
         _spare_the_garbage_collector()
         if self._when_ready is not None:
             self._when_ready()
@@ -95,6 +159,14 @@ class _Server(uvicorn.Server):
             return
         _LOG.info("stopping: calls in flight are finished first")
         self.should_exit = True
+
+
+def _protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:
+    """Return what a new connection is read by."""
+    if not config.loaded:
+        config.load()
+    make: type[asyncio.Protocol] = config.http_protocol_class
+    return make(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
 
 
 def _spare_the_garbage_collector() -> None:

@@ -41,6 +41,12 @@ _OPTIONS: Sequence[_Option] = (
     click.option("--certificate", metavar="FILE", help="The certificate and those that vouch for it, in PEM."),
     click.option("--certificate-key", metavar="FILE", help="Its private key, in PEM."),
     click.option(
+        "--upstream-ca", metavar="FILE", help="Reach instances by TLS; the certificates that vouch for theirs, in PEM."
+    ),
+    click.option("--upstream-server-name", metavar="NAME", help="The DNS name in the certificates of all instances."),
+    click.option("--upstream-certificate", metavar="FILE", help="The certificate to show to instances, in PEM."),
+    click.option("--upstream-certificate-key", metavar="FILE", help="Its private key, in PEM."),
+    click.option(
         "--trusted-proxy",
         "trusted_proxies",
         multiple=True,

@@ -1,6 +1,5 @@
 """``tollhouse serve``: the API process."""
 
-import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,11 @@ from tollhouse import __version__
 from tollhouse.cli.options import Command, Options
 
 if TYPE_CHECKING:
+    from tollhouse.apps.listening import Sockets
+    from tollhouse.apps.serve import Listener
     from tollhouse.config import Config, Secrets
+    from tollhouse.kit.clock import Clock
+    from tollhouse.wiring import Service
 
 
 @click.command(cls=Command)
@@ -28,7 +31,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     import msgspec
     import uvloop
 
-    from tollhouse.apps.listening import listen
+    from tollhouse.apps.listening import listening
     from tollhouse.cli.session import outlast_commands
     from tollhouse.config import resolve_secrets
     from tollhouse.telemetry.logs import configure_logs
@@ -39,11 +42,11 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **overrides))
     # Bound before the database is opened: a port that is taken is found at once, and callers wait instead of failing.
-    with listen(config.server) as listener:
-        outlast_commands(lambda: uvloop.run(_serve(options, config, secrets, listener)))
+    with listening(config) as sockets:
+        outlast_commands(lambda: uvloop.run(_serve(options, config, secrets, sockets)))
 
 
-async def _serve(options: Options, config: "Config", secrets: "Secrets", listener: socket.socket) -> None:
+async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets: "Sockets") -> None:
     import asyncio
     import os
 
@@ -51,9 +54,12 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", listene
 
     from tollhouse.apps.catalogue import compile_configured
     from tollhouse.apps.listening import url_of
+    from tollhouse.apps.tls import ServerTls, tls_settings
     from tollhouse.kit.clock import SystemClock
 
     clock = SystemClock()
+    settings = tls_settings(config.server)
+    tls = None if settings is None else ServerTls(settings)
     # A child process compiles the prices while this one loads what follows, which takes it as long.
     catalogue = asyncio.create_task(compile_configured(config, clock))
     await asyncio.sleep(0)
@@ -63,14 +69,41 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", listene
     from tollhouse.wiring import open_service
 
     log = structlog.get_logger("tollhouse.start")
-    url = url_of(listener)
+    url = url_of(sockets.public, is_tls=tls is not None)
+    admin_url = "" if sockets.admin is None else url_of(sockets.admin, is_tls=_admin_tls(config))
+    commands_url = admin_url if sockets.commands is None else url_of(sockets.commands)
     async with open_service(config, secrets, options.environ, catalogue, clock, options.file) as service:
 
         def tell() -> None:
             # From here on, other commands find this process and ask it.
-            service.describe(Owner(os.getpid(), url, service.operator_token))
+            service.describe(Owner(os.getpid(), url, service.operator_token, commands_url))
             click.echo(f"Tollhouse {__version__} serves at {url}")
-            log.info("serving", url=url, version=__version__, pid=os.getpid())
+            if admin_url:
+                click.echo(f"Its administration is at {admin_url}")
+            log.info("serving", url=url, admin_url=admin_url or url, version=__version__, pid=os.getpid())
 
-        await serve_api(service.app, service.endpoint, listener, config.server, clock, when_ready=tell)
+        listeners = _listeners(config, sockets, service, clock)
+        await serve_api(listeners, service.endpoint, config.server, clock, tls=tls, when_ready=tell)
     log.info("stopped")
+
+
+def _admin_tls(config: "Config") -> bool:
+    return config.server.tls_certificate is not None and config.server.admin_tls
+
+
+def _listeners(config: "Config", sockets: "Sockets", service: "Service", clock: "Clock") -> "list[Listener]":
+    """Return what is served at each of the sockets."""
+    from tollhouse.apps.audiences import for_callers_only, for_commands_only
+    from tollhouse.apps.serve import Listener
+
+    if sockets.admin is None:
+        listeners = [Listener(sockets.public, service.app)]
+    else:
+        listeners = [
+            Listener(sockets.public, for_callers_only(service.app, clock)),
+            Listener(sockets.admin, service.app, is_secured=_admin_tls(config), takes_completions=False),
+        ]
+    if sockets.commands is not None:
+        app = for_commands_only(service.app, service.operator_token, clock)
+        listeners.append(Listener(sockets.commands, app, is_secured=False, takes_completions=False))
+    return listeners

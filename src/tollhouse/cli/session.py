@@ -180,7 +180,8 @@ def _control_plane(config: Config, secrets: Secrets) -> Iterator[Session]:
 
 def _over_http(owner: Owner) -> Send:
     """Send to the server that owns the database."""
-    server = urlsplit(owner.url)
+    url = owner.commands_url or owner.url
+    server = urlsplit(url)
     assert server.hostname is not None, "a server's URL has a host"
 
     def send(method: str, target: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
@@ -191,7 +192,7 @@ def _over_http(owner: Owner) -> Send:
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             raise StartError(
-                f"process {owner.pid} owns the database, but does not answer at {owner.url}: {error}; "
+                f"process {owner.pid} owns the database, but does not answer at {url}: {error}; "
                 "expected a running server, or none at all"
             ) from error
         finally:

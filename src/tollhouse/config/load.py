@@ -13,7 +13,7 @@ import msgspec
 from tollhouse.config.environment import apply_overrides
 from tollhouse.config.files import read_at_most
 from tollhouse.config.locate import locate
-from tollhouse.config.model import REFERENCE_TIERS, Config
+from tollhouse.config.model import REFERENCE_TIERS, Config, Server
 from tollhouse.config.problems import Problems, listed
 from tollhouse.config.read import read
 from tollhouse.config.schema import ROOT, KeyPath
@@ -103,6 +103,7 @@ def _decimal(text: str) -> Decimal:
 
 
 def _check_references(config: Config, problems: Problems) -> None:
+    _check_tls(config.server, problems)
     for name, provider in config.providers.items():
         if provider.keys and provider.api_key is not None:
             problems.add(("providers", name, "api_key"), ": expected either api_key or keys, not both")
@@ -136,6 +137,20 @@ def _check_references(config: Config, problems: Problems) -> None:
     if config.tenants.default_tier not in config.tiers:
         expected = f"the name of a tier ({listed(sorted(config.tiers))})"
         problems.wrong(("tenants", "default_tier"), config.tenants.default_tier, expected, config.tiers)
+
+
+def _check_tls(server: Server, problems: Problems) -> None:
+    """Refuse half of a pair: whoever names one of these files means TLS, and must not be served without."""
+    if server.tls_certificate is not None and server.tls_key is None:
+        problems.add(("server", "tls_certificate"), ": expected tls_key beside it, the path of its private key")
+    for key in ("tls_key", "tls_client_ca"):
+        if getattr(server, key) is not None and server.tls_certificate is None:
+            problems.add(("server", key), ": expected tls_certificate beside it, the path of the server's certificate")
+    if server.tls_minimum_version == "1.2" and server.tls_client_ca is not None:
+        problems.add(
+            ("server", "tls_minimum_version"),
+            ': expected "1.3" beside tls_client_ca: sessions of TLS 1.2 go on with no certificate asked for',
+        )
 
 
 def _check_aliases(config: Config, problems: Problems) -> None:

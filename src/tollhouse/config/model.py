@@ -24,6 +24,7 @@ from tollhouse.config.rules import (
     is_base_url,
     is_database_url,
     is_feature_upstream,
+    is_host_name,
     is_host_port,
     is_name,
     is_network,
@@ -54,6 +55,7 @@ UsdPerMillionTokens = Annotated[Decimal, usd(100_000)]
 UsdForThousand = Annotated[Decimal, usd(100_000, SMALLEST_USD_FOR_1000)]
 ProviderKind = Literal["anthropic", "openai", "deepseek", "gemini"]
 Switch = Annotated[bool, Meta(description="true or false")]
+TlsVersion = Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')]
 Fallbacks = Annotated[tuple[str, ...], Meta(description="a list of names of other configured models, each once")]
 Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0 and at most 1")]
 
@@ -75,6 +77,18 @@ class Server(Section, frozen=True):
     stop_timeout_s: Annotated[float, seconds(3600)] = 75
     """How long a graceful stop waits for calls in flight."""
     max_connections: Annotated[int, whole(1, 1_000_000)] = 10_000
+    tls_certificate: Annotated[str, accepting(is_path, PATHS)] | None = None
+    """With ``tls_key`` everything is served by TLS."""
+    tls_key: Annotated[str, accepting(is_path, PATHS)] | None = None
+    tls_client_ca: Annotated[str, accepting(is_path, PATHS)] | None = None
+    """Whose certificates callers have to show; None asks for none."""
+    tls_minimum_version: TlsVersion | None = None
+    """None: 1.2, or 1.3 where callers have to show certificates."""
+    admin_host: Annotated[str, accepting(is_plain_text, "a host name or an IP address")] = "127.0.0.1"
+    admin_port: Annotated[int, whole(0, 65_535)] | None = None
+    """Where operators' addresses are served, and then only there; None serves all at ``port``."""
+    admin_tls: Switch = True
+    """False speaks plain HTTP at ``admin_port``, for probes and scrapers that have no certificate."""
 
 
 class Database(Section, frozen=True):
@@ -335,6 +349,13 @@ class Edge(Section, frozen=True):
     """Serve without TLS, behind something that ends it."""
     certificate: Annotated[str, accepting(is_path, PATHS)] | None = None
     certificate_key: Annotated[str, accepting(is_path, PATHS)] | None = None
+    upstream_ca: Annotated[str, accepting(is_path, PATHS)] | None = None
+    """With it instances are reached by TLS; these certificates vouch for theirs."""
+    upstream_server_name: Annotated[str, accepting(is_host_name, "a host name")] | None = None
+    """The name in the certificates of all instances."""
+    upstream_certificate: Annotated[str, accepting(is_path, PATHS)] | None = None
+    """What the edge shows to instances that ask for a certificate."""
+    upstream_certificate_key: Annotated[str, accepting(is_path, PATHS)] | None = None
     trusted_proxies: Annotated[
         tuple[str, ...], accepting(each(is_network), "a list of IP addresses or networks, each once")
     ] = ()

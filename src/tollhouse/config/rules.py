@@ -102,6 +102,11 @@ def is_host_port(text: str) -> bool:
     )
 
 
+def is_host_name(text: str) -> bool:
+    """Whether a text is a host name, and no pattern for several."""
+    return SERVER_NAME.fullmatch(text) is not None and text[0] != "*"
+
+
 def is_feature_upstream(text: str) -> bool:
     """Whether a text is ``slug=host:port``."""
     slug, _, upstream = text.rpartition("=")

@@ -220,6 +220,27 @@ transport_socket:
       tls_certificates: [{_flow(certificate)}]"""
 
 
+def _upstream_transport_socket(settings: Settings) -> str:
+    """Return how a cluster's instances are spoken to: they are who they say they are, or get nothing."""
+    tls = settings.upstream_tls
+    if tls is None:
+        return ""
+    name = {"san_type": "DNS", "matcher": {"exact": tls.server_name}}
+    common: dict[str, Any] = {
+        "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
+        "validation_context": {"trusted_ca": {"filename": tls.ca}, "match_typed_subject_alt_names": [name]},
+    }
+    if tls.client is not None:
+        certificate, key = {"filename": tls.client.certificate}, {"filename": tls.client.key}
+        common["tls_certificates"] = [{"certificate_chain": certificate, "private_key": key}]
+    context = {
+        "@type": f"{_TYPES}.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+        "sni": tls.server_name,
+        "common_tls_context": common,
+    }
+    return f"transport_socket: {_flow({'name': 'envoy.transport_sockets.tls', 'typed_config': context})}"
+
+
 def _redirect(settings: Settings) -> str:
     """Return the listener that leads to HTTPS; the status keeps the method and the body."""
     if settings.tls is None or not settings.http_port:
@@ -295,6 +316,7 @@ def _cluster(group: Group, settings: Settings) -> str:
           explicit_http_config: {{ http_protocol_options: {{}} }}
           # Tollhouse closes idle connections after 75 s. Whoever closes first sends no request into a closed one.
           common_http_protocol_options: {{ idle_timeout: 60s }}
+{indented(_upstream_transport_socket(settings), 6)}
       load_assignment:
         cluster_name: {group.name}
         endpoints: [{{ lb_endpoints: {_flow(endpoints)} }}]"""

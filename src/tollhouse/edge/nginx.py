@@ -39,6 +39,8 @@ def nginx_configuration(settings: Settings, *, log_directory: Path, state_direct
         access_log=quoted(f"{log_directory}/access.log"),
         pid="" if state is None else f"pid {state[:-1]}/nginx.pid';",
         temp_paths=indented(temporary, 4),
+        upstream_scheme="http" if settings.upstream_tls is None else "https",
+        upstream_tls=indented(_upstream_tls(settings), 4),
         max_body_bytes=settings.max_body_bytes,
         buffer_bytes=settings.max_body_bytes + settings.max_body_bytes // 8,
         retry_unavailable_s=RETRY_UNAVAILABLE_S,
@@ -131,6 +133,27 @@ ssl_prefer_server_ciphers off;
 ssl_session_cache shared:{MAIN}_tls:10m;
 ssl_session_timeout 1d;
 ssl_session_tickets off;"""
+
+
+def _upstream_tls(settings: Settings) -> str:
+    tls = settings.upstream_tls
+    if tls is None:
+        return ""
+    lines = [
+        "# Instances are who they say they are, or get nothing.",
+        "proxy_ssl_verify on;",
+        "proxy_ssl_verify_depth 4;",
+        f"proxy_ssl_trusted_certificate {tls.ca};",
+        f"proxy_ssl_name {tls.server_name};",
+        "proxy_ssl_server_name on;",
+        "proxy_ssl_protocols TLSv1.2 TLSv1.3;",
+    ]
+    if tls.client is not None:
+        lines += [
+            f"proxy_ssl_certificate {tls.client.certificate};",
+            f"proxy_ssl_certificate_key {tls.client.key};",
+        ]
+    return "\n".join(lines)
 
 
 def _other_servers(settings: Settings) -> str:

@@ -34,12 +34,27 @@ class Tls(msgspec.Struct, frozen=True):
     key: str
 
 
+class UpstreamTls(msgspec.Struct, frozen=True):
+    """How instances are reached by TLS.
+
+    Attributes:
+        ca: the path of the certificates that vouch for theirs.
+        server_name: the name in the certificates of all.
+        client: what is shown to instances that ask for a certificate.
+    """
+
+    ca: str
+    server_name: str
+    client: Tls | None
+
+
 class Settings(msgspec.Struct, frozen=True):
     """Everything that stands in an edge's configuration; what came from outside has been checked by character.
 
     Attributes:
         groups: the main one first.
         tls: None serves plain HTTP on ``http_port``.
+        upstream_tls: None speaks plain HTTP to instances.
         http_port: 0 for none.
         requests_per_minute: of one tenant, whatever its tier; 0 for no limit.
         max_connections: to one instance.
@@ -51,6 +66,7 @@ class Settings(msgspec.Struct, frozen=True):
     https_port: int
     http_port: int
     tls: Tls | None
+    upstream_tls: UpstreamTls | None
     trusted_proxies: tuple[str, ...]
     requests_per_minute: int
     burst: int
@@ -90,6 +106,7 @@ def settings_of(config: Config) -> Settings:
         https_port=edge.https_port,
         http_port=edge.http_port,
         tls=tls,
+        upstream_tls=_upstream_tls(config),
         trusted_proxies=edge.trusted_proxies,
         requests_per_minute=requests_per_minute,
         burst=burst,
@@ -129,6 +146,33 @@ def _groups(config: Config) -> tuple[Group, ...]:
     for number, (slug, upstreams) in enumerate(by_feature.items(), 1):
         groups.append(Group(f"{MAIN}_feature_{number}", quote(slug, safe=""), tuple(upstreams)))
     return tuple(groups)
+
+
+def _upstream_tls(config: Config) -> UpstreamTls | None:
+    edge, server = config.edge, config.server
+    named = (edge.upstream_server_name, edge.upstream_certificate, edge.upstream_certificate_key)
+    if edge.upstream_ca is None:
+        if server.tls_certificate is not None or any(named):
+            why = "the service has [server] tls_certificate" if server.tls_certificate else "instances are to have TLS"
+            raise StartError(
+                f"[edge] upstream_ca: is missing, while {why}: expected the path of the certificates that vouch for "
+                "the instances' (--upstream-ca)"
+            )
+        return None
+    if edge.upstream_server_name is None:
+        raise StartError(
+            "[edge] upstream_server_name: is missing: expected the DNS name in the certificates of the instances "
+            "(--upstream-server-name)"
+        )
+    certificate, key = edge.upstream_certificate, edge.upstream_certificate_key
+    if certificate is None and key is None and server.tls_client_ca is None:
+        return UpstreamTls(edge.upstream_ca, edge.upstream_server_name, None)
+    if certificate is None or key is None:
+        raise StartError(
+            "[edge] upstream_certificate, upstream_certificate_key: expected both, the paths of what the edge shows to "
+            "instances that ask for a certificate (--upstream-certificate, --upstream-certificate-key)"
+        )
+    return UpstreamTls(edge.upstream_ca, edge.upstream_server_name, Tls(certificate, key))
 
 
 def _own_address(config: Config) -> str:

@@ -16,12 +16,14 @@ class Owner(msgspec.Struct, frozen=True):
 
     Attributes:
         url: where it serves, or "" when it is a command that is about to end.
+        commands_url: where it serves commands of this machine, if that is elsewhere.
         operator_token: a super-admin key that ends with the process; the file is readable by its user alone.
     """
 
     pid: int
     url: str = ""
     operator_token: str = ""
+    commands_url: str = ""
 
 
 class DatabaseInUse(StartError):

@@ -1,57 +1,37 @@
 """The way in: TLS, what leads to it, and the names that are served."""
 
-import datetime as dt
 import ssl
 import warnings
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from harness.calls import body_for
+from harness.certificates import Authority
 from harness.edge import KINDS, Edge, Kind, Stub
-from harness.service import free_port
+from harness.service import ADMIN_KEY, eventually, free_port, limits, model, providers, serving
+from tollhouse.testing import FakeProvider
 
 pytestmark = pytest.mark.engine("sqlite")
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate of ``localhost`` and its key."""
-    folder = tmp_path_factory.mktemp("certificate")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    chain, secret = folder / "chain.pem", folder / "key.pem"
-    chain.write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return chain, secret
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Who vouches for a certificate of ``localhost``, the certificate, and its key."""
+    authority = Authority(tmp_path_factory.mktemp("certificate"))
+    chain, secret = authority.issue("edge")
+    return authority.file, chain, secret
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tls_and_what_leads_to_it(kind: Kind, certificate: tuple[Path, Path], tmp_path: Path):
-    chain, secret = certificate
+def test_tls_and_what_leads_to_it(kind: Kind, certificate: tuple[Path, Path, Path], tmp_path: Path):
+    authority, chain, secret = certificate
     plain = free_port()
     options = ["--certificate", str(chain), "--certificate-key", str(secret), "--http-port", str(plain)]
     options += ["--server-name=localhost"]
     with Stub() as stub, Edge(kind, tmp_path, f"--upstream={stub.address}", *options) as edge:
         tls_port = edge.port
-        edge.tls = ssl.create_default_context(cafile=str(chain))
+        edge.tls = ssl.create_default_context(cafile=authority)
         reply = edge.request("POST", "/ai/jobs", b"{}", x_forwarded_proto="http")
         elsewhere = edge.request("GET", "/livez", host="other.example")
         with warnings.catch_warnings(action="ignore"):
@@ -66,6 +46,34 @@ def test_tls_and_what_leads_to_it(kind: Kind, certificate: tuple[Path, Path], tm
     assert elsewhere.status in {404, 421}
     assert redirect.status == 308
     assert redirect.headers["location"] == f"https://localhost:{tls_port}/ai/jobs?a=b"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_instances_are_reached_by_tls_with_a_certificate_and_no_others_are(kind: Kind, tmp_path: Path):
+    """Calls and the question whose they are alike; an instance that is not who it should be is sent nothing."""
+    authority, callers, strangers = (Authority(tmp_path, name) for name in ("authority", "callers", "strangers"))
+    certificate, key = authority.issue("server")
+    shown, shown_key = callers.issue("edge")
+    keys = f'admin_port = 0\ntls_certificate = "{certificate}"\ntls_key = "{key}"\ntls_client_ca = "{callers.file}"\n'
+    body = body_for("t", model="m")
+    with FakeProvider() as fake:
+        config = providers(fake) + model("m", "openai") + limits()
+        with serving(tmp_path, config, server=keys) as service:
+            assert service.run("tenant", "create", "t", "--tier", "growth").returncode == 0
+            options = [f"--upstream=127.0.0.1:{service.port}", "--upstream-server-name=localhost"]
+            options += [f"--upstream-certificate={shown}", f"--upstream-certificate-key={shown_key}"]
+            for name in ("known", "stranger"):
+                (tmp_path / name).mkdir()
+            with Edge(kind, tmp_path / "known", *options, f"--upstream-ca={authority.file}") as edge:
+                assert eventually(lambda: edge.request("GET", "/healthz").status == 200)
+                for _ in range(2):
+                    call = edge.request("POST", "/ai/complete", body, key=ADMIN_KEY, x_tenant_id="t")
+                    assert call.status == 200, (call, edge.log())
+                assert edge.request("POST", "/ai/complete", body, key="wrong").status == 401
+            with Edge(kind, tmp_path / "stranger", *options, f"--upstream-ca={strangers.file}") as edge:
+                call = edge.request("POST", "/ai/complete", body, key=ADMIN_KEY, x_tenant_id="t")
+                assert call.status == 503, call
+        assert len(fake.receipts()) == 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

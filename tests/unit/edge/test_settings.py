@@ -8,7 +8,7 @@ from tollhouse.config.load import load_config
 from tollhouse.config.model import Tier, TierLimits
 from tollhouse.edge.envoy import envoy_configuration
 from tollhouse.edge.nginx import nginx_configuration, quoted
-from tollhouse.edge.settings import settings_of
+from tollhouse.edge.settings import Tls, UpstreamTls, settings_of
 from tollhouse.errors import StartError
 
 PLAIN = Edge(plain_http=True, http_port=8000, upstreams=("10.0.0.1:8080",))
@@ -106,6 +106,29 @@ def test_nginx_is_given_no_variable_by_accident():
     for text in ("$host", "a\nb"):
         with pytest.raises(ValueError, match="cannot stand"):
             quoted(text)
+
+
+def test_a_service_with_tls_of_its_own_is_reached_by_tls_or_not_at_all():
+    server = Server(tls_certificate="/c", tls_key="/k")
+    mutual = msgspec.structs.replace(server, tls_client_ca="/a")
+    known = {"upstream_ca": "/ca", "upstream_server_name": "tollhouse.internal"}
+    shown = {"upstream_certificate": "/edge", "upstream_certificate_key": "/edge.key"}
+
+    def found(server: Server, **changes: str) -> UpstreamTls | None:
+        return settings_of(Config(edge=msgspec.structs.replace(PLAIN, **changes), server=server)).upstream_tls
+
+    assert found(Server()) is None
+    assert found(server, **known) == UpstreamTls("/ca", "tollhouse.internal", None)
+    assert found(mutual, **known, **shown) == UpstreamTls("/ca", "tollhouse.internal", Tls("/edge", "/edge.key"))
+    for given, changes, told in (
+        (server, {}, "upstream_ca: is missing, while the service has"),
+        (Server(), {"upstream_server_name": "x"}, "upstream_ca: is missing, while instances are to have TLS"),
+        (server, {"upstream_ca": "/ca"}, "upstream_server_name: is missing"),
+        (mutual, known, "upstream_certificate, upstream_certificate_key: expected both"),
+        (server, {**known, "upstream_certificate": "/edge"}, "expected both"),
+    ):
+        with pytest.raises(StartError, match=told):
+            found(given, **changes)
 
 
 def test_without_a_limit_there_is_none(tmp_path):

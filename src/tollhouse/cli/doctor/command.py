@@ -39,10 +39,12 @@ def doctor(context: click.Context) -> None:
 def _examine(options: Options) -> list["Finding"]:
     import asyncio
 
+    from tollhouse.apps.tls import tls_settings
     from tollhouse.cli.doctor.finding import failed, ok, warning
     from tollhouse.cli.doctor.machine import examine_database, examine_open_files, examine_pepper
     from tollhouse.cli.doctor.providers import examine_providers
     from tollhouse.config import resolve_secrets
+    from tollhouse.kit.clock import SystemClock
 
     try:
         config = options.config()
@@ -62,15 +64,20 @@ def _examine(options: Options) -> list["Finding"]:
         findings += examine_database(config.database.sqlite_path)
         findings.append(examine_pepper(config.database.sqlite_path, secrets))
     else:
-        from tollhouse.cli.doctor.instance import configured_url, examine_instance
+        from tollhouse.cli.doctor.instance import configured_instance, examine_instance
         from tollhouse.cli.doctor.server import examine_server, examine_stored_pepper
 
         findings += examine_server(config.database)
         findings.append(examine_stored_pepper(secrets))
-        # With port 0 each start takes another one, which nothing tells.
-        if config.server.port:
-            findings += examine_instance(configured_url(config.server), has_to_run=False)
+        instance = configured_instance(config.server)
+        if instance is not None:
+            findings += examine_instance(instance, has_to_run=False)
     findings.append(examine_open_files(config))
+    tls = tls_settings(config.server)
+    if tls is not None:
+        from tollhouse.cli.doctor.certificates import examine_certificate
+
+        findings.append(examine_certificate(tls, SystemClock()))
     findings += asyncio.run(examine_providers(config, options.environ))
     return findings
 

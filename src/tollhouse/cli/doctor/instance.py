@@ -1,6 +1,7 @@
 """What the instance that runs on this machine says of itself: whether it serves, and which models it leaves alone."""
 
 import http.client
+import ssl
 from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
@@ -15,21 +16,47 @@ _ANSWER_TIMEOUT_S = 5.0
 _EVERY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read, not listened on
 
 
-def configured_url(server: Server) -> str:
-    """Return where an instance with this configuration is reached from this machine."""
-    host = _EVERY_ADDRESS.get(server.host, server.host)
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+class Instance(msgspec.Struct, frozen=True):
+    """How an instance is asked.
+
+    Attributes:
+        url: without a path.
+        key: None where it asks for none.
+        certificate: the file of the one that it has to show; None for plain HTTP.
+    """
+
+    url: str
+    key: str | None = None
+    certificate: str | None = None
 
 
-def examine_instance(url: str, *, has_to_run: bool) -> Iterator[Finding]:
+def configured_instance(server: Server) -> Instance | None:
+    """Return how an instance with this configuration is asked from this machine; None where that cannot be known.
+
+    With port 0 each start takes another one, which nothing tells.
+    """
+    host, port, has_tls = server.host, server.port, server.tls_certificate is not None
+    if server.admin_port is not None:
+        host, port, has_tls = server.admin_host, server.admin_port, has_tls and server.admin_tls
+    if not port or (has_tls and server.tls_client_ca is not None):
+        # Commands have no certificate to show.
+        return None
+    host = _EVERY_ADDRESS.get(host, host)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if has_tls:
+        return Instance(f"https://{address}", certificate=server.tls_certificate)
+    return Instance(f"http://{address}")
+
+
+def examine_instance(instance: Instance, *, has_to_run: bool) -> Iterator[Finding]:
     """Ask an instance for its health.
 
     Args:
-        url: without a path.
         has_to_run: whether silence is a failure; else it only means that no instance runs here.
     """
+    url = instance.url
     try:
-        report = _health(url)
+        report = _health(instance)
     except (OSError, http.client.HTTPException, msgspec.DecodeError) as error:
         if has_to_run:
             yield failed("service", f"does not answer at {url}: {error}", "look at its log, and restart it")
@@ -45,14 +72,28 @@ def examine_instance(url: str, *, has_to_run: bool) -> Iterator[Finding]:
     yield from _examine_breakers(report.providers)
 
 
-def _health(url: str) -> HealthReport:
-    server = urlsplit(url)
-    connection = http.client.HTTPConnection(str(server.hostname), server.port, timeout=_ANSWER_TIMEOUT_S)
+def _health(instance: Instance) -> HealthReport:
+    server = urlsplit(instance.url)
+    host = str(server.hostname)
+    if instance.certificate is None:
+        connection = http.client.HTTPConnection(host, server.port, timeout=_ANSWER_TIMEOUT_S)
+    else:
+        context = _trusting_only(instance.certificate)
+        connection = http.client.HTTPSConnection(host, server.port, timeout=_ANSWER_TIMEOUT_S, context=context)
     try:
-        connection.request("GET", "/health")
+        headers = {} if instance.key is None else {"Authorization": f"Bearer {instance.key}"}
+        connection.request("GET", "/health", headers=headers)
         return msgspec.json.decode(connection.getresponse().read(), type=HealthReport)
     finally:
         connection.close()
+
+
+def _trusting_only(certificate: str) -> ssl.SSLContext:
+    """Return what accepts exactly the configured certificate, under whatever address and whoever vouches for it."""
+    context = ssl.create_default_context(cafile=certificate)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
 
 
 def _examine_breakers(providers: Mapping[str, ProviderHealth]) -> Iterator[Finding]:

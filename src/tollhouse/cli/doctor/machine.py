@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tollhouse.cli.database_file import read_file, revision_of
 from tollhouse.cli.doctor.finding import Finding, failed, ok, warning
-from tollhouse.cli.doctor.instance import examine_instance
+from tollhouse.cli.doctor.instance import Instance, examine_instance
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError
 from tollhouse.keys import store as keys
@@ -62,7 +62,10 @@ def _examine_owner(path: Path) -> Iterator[Finding]:
     except DatabaseInUse as error:
         if error.owner is not None and error.owner.url:
             yield ok("owner", f"process {error.owner.pid} serves from the database, at {error.owner.url}")
-            yield from examine_instance(error.owner.url, has_to_run=True)
+            owner = error.owner
+            yield from examine_instance(
+                Instance(owner.commands_url or owner.url, owner.operator_token), has_to_run=True
+            )
         else:
             yield ok("owner", "another command is using the database at this moment")
     except StartError as error:
