@@ -1,5 +1,7 @@
 """SQL metacharacters in every id, games with the Host header, and keys that nearly are another."""
 
+import socket
+
 import pytest
 
 from harness import engines
@@ -145,6 +147,26 @@ def test_whatever_host_a_caller_names_nothing_changes(service, fake):
         with Wire(service) as wire:
             assert wire.send(raw).reply().status in {200, 400}
     assert all(b"evil" not in bytes(receipt.raw_request) for receipt in fake.receipts())
+
+
+def test_no_field_and_no_header_leads_the_service_anywhere_else(service, fake):
+    """Where providers are reached is the operator's to say; other gateways have taken an address from the body."""
+    tenant = service.tenant()
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        url = f"http://127.0.0.1:{elsewhere.getsockname()[1]}"
+        fields = dict.fromkeys(("base_url", "api_base", "api_url", "endpoint", "custom_llm_provider", "proxy"), url)
+        headers = dict.fromkeys(("X_Base_Url", "X_Api_Base", "X_Portkey_Custom_Host", "X_Forwarded_Host", "Proxy"), url)
+        for name in fields:
+            refusal = service.complete(numbered_body(7, tenant, **{name: url}))
+            assert (refusal.status, name in refusal.json["message"]) == (422, True), refusal
+        assert service.complete(numbered_body(7, tenant), **headers).status == 200
+        for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"):
+            asked = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}], "input": "hi"}
+            reply = service.request("POST", path, {**asked, **fields}, X_Tenant_Id=str(tenant), **headers)
+            assert reply.status in {200, 422}, (path, reply)
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 def test_a_key_that_shares_all_but_a_character_with_another_is_no_key(service, instances, fake):

@@ -165,6 +165,17 @@ def test_no_route_lets_any_role_at_another_tenants(instances, victim, keys, fake
     print(f"\nFAULT {engines.current()} tenant isolation matrix: asked={asked} leaks=0 changes=0 dispatched=0")
 
 
+def test_no_client_api_lets_a_bound_key_act_for_another_tenant(instances, victim, keys, fake: FakeProvider):
+    before = victim.all_that_is_its()
+    key = keys["service key of another tenant"]
+    asked = {"model": "m", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}], "input": "hi"}
+    for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/embeddings"):
+        reply = instances[0].request("POST", path, asked, key=key, X_Tenant_Id=str(victim.id))
+        assert reply.status == 403, (path, reply)
+    assert victim.all_that_is_its() == before
+    assert fake.receipts() == []
+
+
 def test_no_spelling_of_an_id_stands_for_another_tenant(instances, victim, keys, fake):
     """Ids are compared as they are; what is no id at all is refused."""
     before = victim.all_that_is_its()

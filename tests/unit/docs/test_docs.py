@@ -48,6 +48,31 @@ def test_every_field_of_a_call_and_of_its_answer_is_described():
     assert {*CompleteBody.__struct_fields__, *Envelope.__struct_fields__} - {"stream"} <= named(page("api.md"))
 
 
+def risks() -> dict[str, str]:
+    """Return what the page on security says of each risk."""
+    paragraphs = page("security.md").split("\n\n")
+    found = {match[1]: text for text in paragraphs if (match := re.match(r"\*\*((?:API|LLM)\d+) ", text))}
+    assert len(found) == sum(text.startswith(("**API", "**LLM")) for text in paragraphs)
+    return found
+
+
+def test_every_risk_of_both_lists_is_answered_with_a_test():
+    told = risks()
+    assert set(told) == {f"API{number}" for number in range(1, 11)} | {f"LLM{number:02}" for number in range(1, 11)}
+    for risk, text in told.items():
+        assert re.search(r"`test_\w+`", text), risk
+
+
+def test_every_test_that_is_named_as_a_proof_exists():
+    there = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    named_as_proof = set(re.findall(r"`(test_\w+)`", page("security.md")))
+    assert named_as_proof - there == set()
+
+
 def test_links_between_the_pages_lead_somewhere():
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
