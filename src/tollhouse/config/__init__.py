@@ -1,5 +1,6 @@
 """What the operator decides: ``tollhouse.toml``, overrides from the environment, and the secrets they refer to."""
 
+from tollhouse.config.guardrails import Feature, FeatureGuardrails, Guardrails, OwnPattern
 from tollhouse.config.load import load_config
 from tollhouse.config.model import (
     Auth,
@@ -25,10 +26,14 @@ __all__ = [
     "Config",
     "Database",
     "Edge",
+    "Feature",
+    "FeatureGuardrails",
+    "Guardrails",
     "Idempotency",
     "Ledger",
     "Limits",
     "Model",
+    "OwnPattern",
     "Price",
     "Provider",
     "ProviderKind",

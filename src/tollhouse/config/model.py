@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from tollhouse.config.guardrails import Feature, Guardrails
 from tollhouse.config.rules import (
     PATHS,
     SERVER_NAME,
@@ -34,6 +35,7 @@ from tollhouse.config.rules import (
     usd,
     whole,
 )
+from tollhouse.config.section import Section
 
 MEBIBYTE = 1024 * 1024
 
@@ -58,10 +60,6 @@ Switch = Annotated[bool, Meta(description="true or false")]
 TlsVersion = Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')]
 Fallbacks = Annotated[tuple[str, ...], Meta(description="a list of names of other configured models, each once")]
 Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0 and at most 1")]
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A table of the configuration file."""
 
 
 class Server(Section, frozen=True):
@@ -393,3 +391,5 @@ class Config(Section, frozen=True):
     idempotency: Idempotency = Idempotency()
     ledger: Ledger = Ledger()
     edge: Edge = Edge()
+    guardrails: Guardrails = Guardrails()
+    features: dict[Name, Feature] = {}

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
-from tollhouse.config.model import Config, Section
+from tollhouse.config.model import Config
+from tollhouse.config.section import Section
 
 KeyPath = tuple[str, ...]
 """A key's full path, such as ``("models", "claude-haiku-4-5", "price", "input")``."""

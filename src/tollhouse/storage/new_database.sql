@@ -243,4 +243,25 @@ CREATE TABLE ai_limits (
 )
  WITHOUT ROWID;
 
-INSERT INTO alembic_version VALUES ('0005')
+CREATE TABLE ai_guardrail_findings (
+	id INTEGER NOT NULL,
+	created_at TEXT NOT NULL,
+	request_id TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	feature_slug TEXT NOT NULL,
+	stage TEXT NOT NULL,
+	guard TEXT NOT NULL,
+	kind TEXT NOT NULL,
+	action TEXT NOT NULL,
+	found BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (id),
+	CONSTRAINT ai_guardrail_findings_stage CHECK (stage IN ('input', 'output')),
+	CONSTRAINT ai_guardrail_findings_action CHECK (action IN ('flag', 'redact', 'block'))
+);
+
+CREATE INDEX ai_guardrail_findings_call ON ai_guardrail_findings (request_id);
+
+CREATE INDEX ai_guardrail_findings_tenant ON ai_guardrail_findings (tenant_id, id);
+
+INSERT INTO alembic_version VALUES ('0006')

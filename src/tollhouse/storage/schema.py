@@ -8,7 +8,7 @@ because a NULL would be left out of keys and of equality.
 import sqlalchemy as sa
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0005"
+REVISION = "0006"
 
 metadata = sa.MetaData()
 
@@ -281,6 +281,27 @@ ai_audit_head = sa.Table(
     _text("last_hash"),
     sa.CheckConstraint("id = 1", name="ai_audit_head_one_row"),
     sqlite_with_rowid=False,
+)
+
+# What guardrails found in calls, by kind and count and never by value.
+ai_guardrail_findings = sa.Table(
+    "ai_guardrail_findings",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    _text("created_at"),
+    _text("request_id"),
+    _text("tenant_id"),
+    _text("user_id"),
+    _text("feature_slug"),
+    _text("stage"),
+    _text("guard"),
+    _text("kind"),
+    _text("action"),
+    _count("found"),
+    sa.CheckConstraint("stage IN ('input', 'output')", name="ai_guardrail_findings_stage"),
+    sa.CheckConstraint("action IN ('flag', 'redact', 'block')", name="ai_guardrail_findings_action"),
+    sa.Index("ai_guardrail_findings_call", "request_id"),
+    sa.Index("ai_guardrail_findings_tenant", "tenant_id", "id"),
 )
 
 # Facts about this database itself, such as the fingerprint of the pepper its keys were made with.

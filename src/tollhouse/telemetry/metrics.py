@@ -69,6 +69,8 @@ class Metrics(Collector):
         self._hedges: dict[tuple[str, str], int] = defaultdict(int)
         self._transitions: dict[tuple[str, str, str], int] = defaultdict(int)
         self._further: list[Callable[[], Iterable[Metric]]] = []
+        self._findings: dict[tuple[str, str, str, str], int] = defaultdict(int)
+        self.lost_findings = 0
         self.calls_in_flight = 0
         self.unwritten_endings = 0
         self._registry = CollectorRegistry()
@@ -116,6 +118,10 @@ class Metrics(Collector):
         """Show what another part of the service counts, too."""
         self._further.append(collect)
 
+    def found(self, stage: str, guard: str, kind: str, action: str, count: int) -> None:
+        """Count what a guardrail found; kinds are few, and those of the configuration."""
+        self._findings[stage, guard, kind, action] += count
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return generate_latest(self._registry)
@@ -132,6 +138,7 @@ class Metrics(Collector):
         yield GaugeMetricFamily(
             "tollhouse_unwritten_endings", "Ended attempts that wait for the database", value=self.unwritten_endings
         )
+        yield from self._collect_findings()
         yield from self._collect_attempts()
         yield from self._collect_failovers()
         for collect in self._further:
@@ -159,6 +166,18 @@ class Metrics(Collector):
         for of, count in self._hedges.items():
             hedges.add_metric(of, count)
         yield from (passed, changes, switches, hedges)
+
+    def _collect_findings(self) -> Iterator[Metric]:
+        labels = ["stage", "guard", "kind", "action"]
+        findings = CounterMetricFamily("tollhouse_guardrail_findings", "What guardrails found", labels=labels)
+        for key, count in self._findings.items():
+            findings.add_metric(list(key), count)
+        yield findings
+        yield CounterMetricFamily(
+            "tollhouse_guardrail_findings_lost",
+            "Findings that were counted and never written",
+            value=self.lost_findings,
+        )
 
     def _collect_attempts(self) -> Iterator[Metric]:
         labels = _LABELS

@@ -1,5 +1,6 @@
 """docs/configuration.md names every key that there is, with its true bounds and default, and none besides."""
 
+import json
 import re
 from collections.abc import Iterator
 from decimal import Decimal
@@ -38,8 +39,8 @@ def default_of(field: Any) -> str:
             return "none"
         case bool(default):
             return f"`{str(default).lower()}`"
-        case ():
-            return "`[]`"
+        case tuple():
+            return f"`{json.dumps(field.default)}`"
         case bool():
             return f"`{str(field.default).lower()}`"
         case msgspec.NODEFAULT:

@@ -281,7 +281,7 @@ def _grant(connection: sa.Connection, role: str) -> None:
     driver = connection.connection.driver_connection
     assert driver is not None
     schema = str(connection.scalar(sa.text("SELECT current_schema()")))
-    append_only = ["ai_audit_log", *connection.scalars(sa.text(_LEDGER_TABLES))]
+    append_only = ["ai_audit_log", "ai_guardrail_findings", *connection.scalars(sa.text(_LEDGER_TABLES))]
     for statement in (
         "GRANT USAGE ON SCHEMA {schema} TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",

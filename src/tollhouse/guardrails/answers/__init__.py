@@ -1,0 +1,1 @@
+"""Guarding answers: texts, whole bodies, and streams in each client's format."""

@@ -1,0 +1,1 @@
+"""Where the texts are in the answers of each client's format."""
