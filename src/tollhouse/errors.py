@@ -21,6 +21,7 @@ TollhouseError
 │   ├── ModelUnpriced            ai_model_unpriced
 │   ├── TooManyTokens            ai_too_many_tokens
 │   └── ProviderRejected         ai_provider_rejected
+├── GuardrailBlocked         422 ai_guardrail_blocked
 ├── RateLimited              429 ai_rate_limited
 ├── HeadersTooLarge          431 ai_headers_too_large
 ├── InternalError            500 ai_internal_error
@@ -201,6 +202,13 @@ class ProviderRejected(InvalidRequest):
 
     code = "ai_provider_rejected"
     relayed: tuple[int, bytes] | None = None
+
+
+class GuardrailBlocked(TollhouseError):
+    """A guardrail found in the request or in the answer what is not to pass; the message tells kinds and counts."""
+
+    status = 422
+    code = "ai_guardrail_blocked"
 
 
 class RateLimited(TollhouseError):

@@ -34,6 +34,8 @@ from tollhouse.config import Config, Secrets, load_config
 from tollhouse.engines import Engine, open_engine
 from tollhouse.errors import StartError, Unavailable
 from tollhouse.gate.service import Gate
+from tollhouse.guardrails.inspection import FeatureGuards
+from tollhouse.guardrails.log import FindingsLog
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import ADMIN_KEY_ID, new_api_key
 from tollhouse.keys.store import mark_used
@@ -146,7 +148,8 @@ async def open_service(
         journal = AuditJournal(AuditLog(core.engine.database, clock), clock)
         guards = make_guards(config, secrets, clock, partial(_tell_of_breaker, journal, core.metrics))
         models = make_models(config, secrets, upstreams, guards, prices, known.context_windows)
-        pipeline = _pipeline(config, core, journal)
+        findings = FindingsLog(core.engine.reserved, clock, core.metrics)
+        pipeline = _pipeline(config, core, journal, findings)
         stack.push_async_callback(pipeline.background.finish, config.server.stop_timeout_s)
         routes = _routes(config, core, models, pipeline)
         shedder = LoadShedder(_shedding_limits(config), resident_bytes)
@@ -158,23 +161,22 @@ async def open_service(
         def expire_unknown() -> Awaitable[int]:
             return reconciliation.expire(config.ledger.unknown_hold_hours)
 
-        engine = core.engine
-
         def load_prices() -> dict[str, ConfiguredPrice]:
             return configured_prices(load_config(file, environ))
 
         duties = (
-            *engine.duties,
+            *core.engine.duties,
             core.uses.keep_writing,
             lambda: follow_prices(prices, file, load_prices),
             journal.keep_writing,
+            findings.keep_writing,
             shedder.watch,
             reachability.keep_looking,
         )
-        house = asyncio.create_task(keep_house(engine.ledger, engine.reserved, clock, expire_unknown, duties))
+        house = asyncio.create_task(keep_house(core.engine.ledger, core.engine.reserved, clock, expire_unknown, duties))
         # What was taken down last is written before the database is closed.
         stack.push_async_callback(core.uses.flush)
-        stack.push_async_callback(_write_the_rest, journal)
+        stack.push_async_callback(_write_the_rest, journal, findings)
         stack.callback(house.cancel)
         endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses, shedder)
         listing = ModelListing(models, core.engine.database)
@@ -263,7 +265,8 @@ def _tell_of_breaker(
     )
 
 
-async def _write_the_rest(journal: AuditJournal) -> None:
+async def _write_the_rest(journal: AuditJournal, findings: FindingsLog) -> None:
+    await findings.close()
     try:
         await journal.flush()
     except Unavailable as error:
@@ -279,12 +282,13 @@ def _shedding_limits(config: Config) -> SheddingLimits:
     return SheddingLimits(settings.max_lag_s, max_memory_bytes, settings.max_calls)
 
 
-def _pipeline(config: Config, core: Core, journal: AuditJournal) -> Pipeline:
+def _pipeline(config: Config, core: Core, journal: AuditJournal, findings: FindingsLog) -> Pipeline:
     failover = config.failover
     return Pipeline(
         gate=Gate(core.engine.database),
         ledger=core.engine.ledger,
         journal=journal,
+        findings=findings,
         tiers=TenantTiers(core.engine.database, core.clock),
         max_retry_after_s=failover.max_retry_after_s,
         hedging=Hedging(nano_usd(failover.hedge_max_usd)) if failover.hedge else None,
@@ -306,7 +310,7 @@ def _routes(config: Config, core: Core, models: Models, pipeline: Pipeline) -> R
         default_max_output_tokens=config.limits.default_max_output_tokens,
         keep_answers_hours=config.idempotency.keep_hours,
     )
-    planner = Planner(models, core.clock, limits)
+    planner = Planner(models, core.clock, limits, FeatureGuards(config.guardrails, config.features))
     return Routes(core.engine.keyring, planner, pipeline, apis=CLIENT_APIS, gemini=GEMINI_VERBS)
 
 

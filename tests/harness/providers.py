@@ -15,6 +15,9 @@ from tollhouse.completions.decoding import decode_body
 from tollhouse.completions.models import Candidate, Models
 from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.relay import StreamBounds
+from tollhouse.config import Guardrails
+from tollhouse.guardrails.inspection import FeatureGuards
+from tollhouse.guardrails.log import FindingsLog
 from tollhouse.keys.model import Principal
 from tollhouse.kit.ids import new_id
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
@@ -286,6 +289,7 @@ class Desk:
         call_timeout_s: float = 60.0,
         bounds: StreamBounds = StreamBounds(),  # noqa: B008 - frozen
         tier_fallbacks: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        guardrails: Guardrails = Guardrails(),  # noqa: B008 - frozen
     ) -> None:
         self.books = books
         self.providers = providers
@@ -300,13 +304,16 @@ class Desk:
             Models(candidates, {primary: fallbacks}, book, tier_fallbacks=tier_fallbacks or {}),
             books.clock,
             Limits(call_timeout_s=call_timeout_s, max_timeout_s=600, keep_answers_hours=24),
+            FeatureGuards(guardrails, {}),
         )
         self.metrics = Metrics()
+        self.findings = FindingsLog(books.database, books.clock, self.metrics)
         self.journal = AuditJournal(AuditLog(books.database, books.clock), books.clock)
         self.pipeline = Pipeline(
             gate=books.gate,
             ledger=books.ledger,
             journal=self.journal,
+            findings=self.findings,
             tiers=TenantTiers(books.database, books.clock),
             metrics=self.metrics,
             clock=books.clock,

@@ -148,6 +148,7 @@ MESSAGES: Mapping[str, str] = {
     "ai_idempotency_mismatch": "this Idempotency-Key was used for another body",
     "ai_model_unpriced": "the model claude-9 has no price, and a call that cannot be priced is refused",
     "ai_provider_rejected": "anthropic refused the request: temperature: range: 0..1",
+    "ai_guardrail_blocked": "the request was blocked by a guardrail: pii: card (1)",
     "ai_rate_limited": "tenant 42 has reached its rate limit; try again in 3 s",
     "ai_headers_too_large": "the request's head is over the limit of 65536 bytes",
     "ai_internal_error": "something went wrong here; it has been logged",

@@ -57,6 +57,7 @@ COMPLETION_ERRORS = (
     errors.IdempotencyMismatch,
     errors.ModelUnpriced,
     errors.ProviderRejected,
+    errors.GuardrailBlocked,
     errors.RateLimited,
     errors.HeadersTooLarge,
     errors.InternalError,

@@ -23,6 +23,7 @@ TollhouseError
 │   │   ├── IdempotencyMismatch           ai_idempotency_mismatch
 │   │   ├── ModelUnpriced                 ai_model_unpriced
 │   │   └── ProviderRejected              ai_provider_rejected
+│   ├── GuardrailBlocked              422 ai_guardrail_blocked
 │   ├── RateLimited                   429 ai_rate_limited
 │   ├── HeadersTooLarge               431 ai_headers_too_large
 │   ├── InternalError                 500 ai_internal_error
@@ -211,6 +212,13 @@ class ProviderRejected(InvalidRequest):
     """The provider refused the request itself."""
 
     code = "ai_provider_rejected"
+
+
+class GuardrailBlocked(ApiError):
+    """A guardrail found in the request, or in the answer, what is not to pass; a blocked answer has been paid for."""
+
+    status = 422
+    code = "ai_guardrail_blocked"
 
 
 class RateLimited(ApiError):

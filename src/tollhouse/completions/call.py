@@ -9,6 +9,7 @@ from cryptography.exceptions import InvalidTag
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.decoding import conversation, stop_sequences
 from tollhouse.completions.estimate import probable_tokens
+from tollhouse.completions.guarding import Guarded, guarded, raise_kept_refusal
 from tollhouse.completions.model import CompleteBody
 from tollhouse.completions.models import Candidate, Models, PricedCandidate
 from tollhouse.completions.native import NativeQuestion
@@ -16,8 +17,9 @@ from tollhouse.completions.question import Question
 from tollhouse.completions.relayed import ApiQuestion
 from tollhouse.completions.weight import Weight, weigh
 from tollhouse.completions.wire.base import Api, Asked
-from tollhouse.errors import Forbidden, InternalError, InvalidRequest, TenantForbidden
+from tollhouse.errors import Forbidden, GuardrailBlocked, InternalError, InvalidRequest, TenantForbidden
 from tollhouse.gate.admission import Replay
+from tollhouse.guardrails.inspection import FeatureGuards
 from tollhouse.idempotency.model import Claim, claim
 from tollhouse.keys.model import Principal
 from tollhouse.kit.clock import Clock, billing_period, utc_text
@@ -36,12 +38,14 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         replayed: they are the answer that an earlier call with the same idempotency key got.
         is_stream: they are a stream's events.
+        blocked: what the caller gets instead, where a guardrail lets none of them pass.
     """
 
     body: bytes
     request_id: str
     replayed: bool = False
     is_stream: bool = False
+    blocked: GuardrailBlocked | None = None
 
 
 class Whose(msgspec.Struct, frozen=True, gc=False):
@@ -82,6 +86,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         tiers: the tiers whose tenants may use the model; None for all.
         tier_chains: the fallbacks of the tiers that have their own; None where none has.
         tokens: how many tokens it probably uses at most, for limits on them.
+        guarded: what guardrails found in it, and do with its answer; None where that is nothing.
     """
 
     request_id: str
@@ -98,6 +103,7 @@ class Call(msgspec.Struct, frozen=True, gc=False):
     tiers: frozenset[str] | None = None
     tier_chains: Mapping[str, tuple[PricedCandidate, ...]] | None = None
     tokens: int = 0
+    guarded: Guarded | None = None
 
     def for_tier(self, tier: str | None) -> "Call":
         """Return the call with the fallbacks, and so the ceiling, of its tenant's tier; raises as ``Planner.plan``."""
@@ -127,19 +133,26 @@ class Call(msgspec.Struct, frozen=True, gc=False):
         )
 
     def replay(self, kept: Replay) -> Answer:
-        """Open the answer kept for this call's idempotency key; raises InternalError if its row was changed."""
+        """Open the answer kept for this call's idempotency key.
+
+        Raises:
+            GuardrailBlocked: the answer was blocked.
+            InternalError: its row was changed.
+        """
         assert self.claim is not None
         try:
             body = self.claim.open(kept.sealed_answer)
         except InvalidTag:
             raise InternalError("the answer kept for this Idempotency-Key cannot be read; use a new key") from None
+        raise_kept_refusal(body)
         return Answer(body, kept.request_id, replayed=True, is_stream=self.question.is_stream)
 
 
 class Planner:
     """Turns checked requests into calls."""
 
-    def __init__(self, models: Models, clock: Clock, limits: Limits) -> None:
+    def __init__(self, models: Models, clock: Clock, limits: Limits, guards: FeatureGuards) -> None:
+        self._guards = guards
         self._models = models
         self._clock = clock
         self._limits = limits
@@ -169,14 +182,17 @@ class Planner:
             body.feature_slug,
         )
         candidates = self._models.priced(body.model)
-        question = NativeQuestion(
-            model=body.model,
-            messages=conversation(body),
-            max_tokens=body.max_tokens,
-            temperature=body.temperature,
-            stop=stop_sequences(body),
-            response_schema=body.response_schema,
-            is_stream=body.stream,
+        question, found = self._guarded_question(
+            NativeQuestion(
+                model=body.model,
+                messages=conversation(body),
+                max_tokens=body.max_tokens,
+                temperature=body.temperature,
+                stop=stop_sequences(body),
+                response_schema=body.response_schema,
+                is_stream=body.stream,
+            ),
+            _feature(whose, principal),
         )
         claimed = None
         if idempotency_key is not None:
@@ -185,7 +201,7 @@ class Planner:
         if timeout is not None:
             header_s = _timeout_s(timeout)
             timeout_s = header_s if timeout_s is None else min(timeout_s, header_s)
-        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id)
+        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id, found)
 
     def plan_api(
         self,
@@ -211,9 +227,10 @@ class Planner:
         limit = asked.max_tokens
         if limit is None:
             limit = candidates[0].candidate.max_output_tokens or self._limits.default_max_output_tokens
+        asked, body_bytes, found = self._guarded_request(api, asked, raw, _feature(whose, principal))
         weight = weigh(
             asked.body,
-            len(raw),
+            body_bytes,
             max_searches=asked.max_searches,
             max_steps=asked.max_steps,
             reads_stored=asked.reads_stored,
@@ -226,7 +243,35 @@ class Planner:
             claimed = self._claim(msgspec.json.encode(told) + b"\n" + raw, api_key, key)
         timeout = headers.get("x-request-timeout")
         timeout_s = None if timeout is None else _timeout_s(timeout)
-        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id)
+        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id, found)
+
+    def _guarded_question(
+        self, question: NativeQuestion, feature_slug: str | None
+    ) -> tuple[NativeQuestion, Guarded | None]:
+        """Return a question as guardrails let it pass, and what they found."""
+        guard = self._guards.of(feature_slug)
+        if guard.passes_texts(str(message.content) for message in question.messages):
+            return question, None
+        body = question.as_body()
+        inspected = guard.inspect(body)
+        if inspected.body is not body:
+            question = question.with_body(inspected.body)
+        return question, guarded(guard, "native", body, inspected)
+
+    def _guarded_request(
+        self, api: Api, asked: Asked, raw: bytes, feature_slug: str | None
+    ) -> tuple[Asked, int, Guarded | None]:
+        """Return a request as guardrails let it pass, its length as JSON, and what they found."""
+        guard = self._guards.of(feature_slug)
+        if guard.passes(raw):
+            return asked, len(raw), None
+        inspected = guard.inspect(asked.body)
+        found = guarded(guard, api.name, asked.body, inspected)
+        if inspected.body is asked.body:
+            return asked, len(raw), found
+        # What was read of it, such as the end user's name, is read from what is sent.
+        sent = msgspec.json.encode(inspected.body)
+        return api.read(sent, asked.model, is_stream=asked.is_stream), len(sent), found
 
     def _call(
         self,
@@ -237,6 +282,7 @@ class Planner:
         timeout_s: float | None,
         claimed: Claim | None,
         request_id: str,
+        found: Guarded | None,
     ) -> Call:
         tenant_id = _tenant(whose, principal)
         feature_slug = _feature(whose, principal)
@@ -268,6 +314,7 @@ class Planner:
                 image_tokens=candidates[0].candidate.max_image_tokens,
                 window=candidates[0].candidate.context_window,
             ),
+            guarded=found,
         )
 
     def _claim(self, content: bytes, api_key: str, idempotency_key: str) -> Claim:

@@ -41,6 +41,18 @@ class NativeQuestion(msgspec.Struct, frozen=True, gc=False):
     def prompt_bytes(self) -> int:
         return text_bytes(self.messages)
 
+    def as_body(self) -> dict[str, Any]:
+        """Return what goes to the model, as JSON."""
+        turns = [{"role": message.role, "content": message.content} for message in self.messages]
+        return {"messages": turns, "stop": list(self.stop), "response_schema": self.response_schema}
+
+    def with_body(self, body: dict[str, Any]) -> "NativeQuestion":
+        """Return the question with this going to the model."""
+        turns = tuple(Message(turn["role"], turn["content"]) for turn in body["messages"])
+        return msgspec.structs.replace(
+            self, messages=turns, stop=tuple(body["stop"]), response_schema=body["response_schema"]
+        )
+
     def provider_request(self, candidate: Candidate) -> ProviderRequest:
         """Return the call in the form that a candidate's adapter translates."""
         return ProviderRequest(

@@ -17,6 +17,7 @@ from tollhouse.completions.call import Answer, Call
 from tollhouse.completions.deadlines import Deadlines
 from tollhouse.completions.dispatch import Failed, Received, count_at, dispatch, failure_of
 from tollhouse.completions.failover import Course, Turn
+from tollhouse.completions.guarding import blocked_by, kept_refusal
 from tollhouse.completions.hedging import Background, Hedging, Race, better
 from tollhouse.completions.question import Prepared
 from tollhouse.completions.relay import Relay, Sink, StreamBounds
@@ -24,6 +25,8 @@ from tollhouse.completions.settling import count, settlement_of, tell
 from tollhouse.errors import InvalidRequest, TollhouseError, Unavailable
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.service import Gate
+from tollhouse.guardrails.findings import Findings
+from tollhouse.guardrails.log import FindingsLog
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.model import Settlement
 from tollhouse.ledger.service import Ledger
@@ -50,6 +53,7 @@ class Pipeline:
         gate: Gate,
         ledger: Ledger,
         journal: AuditJournal,
+        findings: FindingsLog,
         metrics: Metrics,
         clock: Clock,
         bounds: StreamBounds = StreamBounds(),  # noqa: B008 - frozen
@@ -63,6 +67,7 @@ class Pipeline:
         self._gate = gate
         self._ledger = ledger
         self._journal = journal
+        self._findings = findings
         self._max_retry_after_s = max_retry_after_s
         self._deadlines = Deadlines()
         self._hedging = hedging
@@ -83,6 +88,7 @@ class Pipeline:
         Raises:
             TollhouseError: each refusal and failure of the public contract.
         """
+        self._refuse_blocked(call)
         if call.tier_chains is not None:
             call = call.for_tier(await self._tiers.tier_of(call.tenant_id))
         course = Course(call, self._clock, self._metrics, self._max_retry_after_s)
@@ -119,6 +125,8 @@ class Pipeline:
                 if not turn.runs_on:
                     turn.give_up()
             if not isinstance(outcome, Failed):
+                if outcome is not None and outcome.blocked is not None:
+                    raise outcome.blocked
                 return outcome
             failed = outcome
         if failed is None:
@@ -140,6 +148,7 @@ class Pipeline:
         Raises:
             TollhouseError: the gate says no, or the provider does.
         """
+        self._refuse_blocked(call)
         tried = call.candidates[0]
         breaker = tried.candidate.breaker
         if breaker is not None and not breaker.would_permit(self._clock.monotonic_s()):
@@ -155,6 +164,21 @@ class Pipeline:
         if isinstance(counted, Failed):
             raise counted.error
         return Answer(counted, call.request_id)
+
+    def _refuse_blocked(self, call: Call) -> None:
+        """Refuse a call whose request a guardrail has blocked: nothing is reserved, and nothing dispatched."""
+        if call.guarded is not None and call.guarded.blocked is not None:
+            self._note(call, call.guarded.findings)
+            raise call.guarded.blocked
+
+    def _note(self, call: Call, findings: Findings) -> None:
+        self._findings.note(
+            findings,
+            request_id=call.request_id,
+            tenant_id=call.tenant_id,
+            user_id=call.user_id,
+            feature_slug=call.feature_slug,
+        )
 
     async def _admit(
         self, call: Call, turn: Turn, attempt: int, before: Admitted | None
@@ -195,6 +219,8 @@ class Pipeline:
             return Failed(refusal, "refused")
         if isinstance(admitted, Replay):
             return call.replay(admitted)
+        if is_first and call.guarded is not None:
+            self._note(call, call.guarded.findings)
         return _Admitted(reservation, prepared, admitted)
 
     async def _hedge(
@@ -248,7 +274,7 @@ class Pipeline:
         received = await dispatch(turn.candidate, prepared, call.deadline_s, may_send)
         duration_s = self._clock.monotonic_s() - started_s
         latency_ms = round(duration_s * 1000)
-        outcome: tuple[Settlement, bytes] | Failed
+        outcome: tuple[Settlement, Answer] | Failed
         if isinstance(received, Received):
             turn.succeed(duration_s)
             if race is not None and not race.win():
@@ -264,18 +290,21 @@ class Pipeline:
                     call = msgspec.structs.replace(call, claim=None)
                 await self._give_up(call, reservation, outcome, latency_ms)
                 return outcome
-            settlement, body = outcome
+            settlement, answer = outcome
             count(self._metrics, settlement)
             await self._ledger.settle(settlement)
         except TollhouseError as error:
             # Written later, together with what a retry under the same idempotency key is to find then.
             return Failed(error, outcome.outcome if isinstance(outcome, Failed) else "unknown")
-        return Answer(body, call.request_id)
+        return answer
 
     def _written(
         self, call: Call, turn: Turn, admitted: _Admitted, received: Received, latency_ms: int
-    ) -> tuple[Settlement, bytes] | Failed:
-        """Price an answer, and write it as the caller gets it; an answer that cannot be written is held."""
+    ) -> tuple[Settlement, Answer] | Failed:
+        """Price an answer, and write it as the caller gets it; an answer that cannot be written is held.
+
+        An answer that a guardrail blocks is paid for like any other.
+        """
         now_ms = self._clock.now_ms()
         raw = received.raw if admitted.prepared.is_relayed else None
         try:
@@ -283,11 +312,19 @@ class Pipeline:
                 call, turn.tried, admitted.reservation, received.answer, latency_ms=latency_ms, now_ms=now_ms, raw=raw
             )
             body = call.question.body(told)
-            return settlement_of(call, admitted.reservation, told, body, utc_text(now_ms)), body
+            answer = Answer(body, call.request_id)
+            if call.guarded is not None and call.guarded.guards_answer:
+                session = call.guarded.session()
+                body = session.body(body, call.guarded.api, told.answer.finish_reason)
+                blocked = blocked_by(session)
+                self._note(call, session.findings)
+                answer = Answer(body, call.request_id, blocked=blocked)
+                body = body if blocked is None else kept_refusal(blocked)
+            return settlement_of(call, admitted.reservation, told, body, utc_text(now_ms)), answer
         except Exception as error:  # noqa: BLE001 - a defect in a format must not leave a reservation behind
             return failure_of(turn.candidate, error, call.deadline_s)
 
-    async def _stream(self, call: Call, turn: Turn, admitted: _Admitted, sink: Sink) -> Failed | None:
+    async def _stream(self, call: Call, turn: Turn, admitted: _Admitted, sink: Sink) -> Answer | Failed | None:
         """Dispatch an admitted attempt whose answer is passed on as it comes, and enter what became of it.
 
         Failed only as long as nothing of an answer was passed on: what fails later has been told in the stream.
@@ -305,6 +342,8 @@ class Pipeline:
             turn.succeed(relay.silent_s)
         result = outcome.outcome if isinstance(outcome, Failed) else "settled"
         self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)
+        if relay.guard is not None:
+            self._note(call, relay.guard.session.findings)
         latency_ms = round(duration_s * 1000)
         try:
             if isinstance(outcome, Failed):
@@ -322,6 +361,8 @@ class Pipeline:
                 return Failed(error, "unknown")
             sink.end(call.question.failure(error, call.request_id))
             return None
+        if outcome.blocked is not None and not relay.has_begun:
+            return Answer(b"", call.request_id, blocked=outcome.blocked)
         sink.end(outcome.last)
         return None
 

@@ -14,11 +14,12 @@ from tollhouse.budgets.model import Reservation
 from tollhouse.completions.call import Call
 from tollhouse.completions.dispatch import Failed, failure_of
 from tollhouse.completions.estimate import utf8_bytes
+from tollhouse.completions.guarding import blocked_by, kept_refusal
 from tollhouse.completions.models import PricedCandidate
 from tollhouse.completions.question import Prepared, Told
 from tollhouse.completions.settling import estimated, tell
 from tollhouse.completions.wire.base import StreamWriter
-from tollhouse.errors import CallTimeout, TollhouseError, Unavailable
+from tollhouse.errors import CallTimeout, GuardrailBlocked, TollhouseError, Unavailable
 from tollhouse.kit.clock import Clock
 from tollhouse.limits.model import Standing
 from tollhouse.providers.base import OutcomeUnknown, TimedOut, WireResponse
@@ -90,12 +91,14 @@ class Relayed(msgspec.Struct, frozen=True):
         last: what is to be sent once it is settled.
         whole: all that was sent and is to be sent, where the call has an idempotency key; else empty.
         is_broken: the provider broke it off.
+        blocked: what a guardrail ended it with.
     """
 
     told: Told
     last: bytes
     whole: bytes
     is_broken: bool = False
+    blocked: GuardrailBlocked | None = None
 
 
 class _Abandoned(OutcomeUnknown):
@@ -110,6 +113,8 @@ class Relay:
     Attributes:
         has_begun: something of the answer was passed on, so that no other candidate can take over.
         silent_s: how long that took, or has taken so far.
+        guard: what all that is passed on goes through, where guardrails have something to do with it. Once it has
+            blocked the answer, that is read to its end all the same, for what it cost.
     """
 
     def __init__(
@@ -123,6 +128,7 @@ class Relay:
         clock: Clock,
     ) -> None:
         self.has_begun = False
+        self.guard = None if call.guarded is None else call.guarded.stream()
         self._began_s: float | None = None
         self._call = call
         self._tried = tried
@@ -278,6 +284,8 @@ class Relay:
             piece = self._translated(events)
         else:
             piece = b"" if self._call.question.hides(event.data) else event.raw
+        if piece and self.guard is not None:
+            piece = self.guard.feed(piece)
         if not piece:
             return
         if self._finish is not None and self._prepared.is_relayed:
@@ -369,8 +377,19 @@ class Relay:
         else:
             assert self._writer is not None, "the model's end was written"
             last = question.last(self._writer, told)
-        whole = b"".join((*self._kept, last)) if call.claim is not None else b""
-        return Relayed(told, last, whole, is_broken=broken is not None)
+            last = last if self.guard is None else self.guard.feed(last)
+        blocked = None
+        if self.guard is not None:
+            if broken is None:
+                last += self.guard.end(finish)
+            blocked = blocked_by(self.guard.session)
+        whole = b""
+        if blocked is not None:
+            last = question.failure(blocked, call.request_id)
+        if call.claim is not None:
+            is_refused = blocked is not None and not self.has_begun
+            whole = kept_refusal(blocked) if blocked and is_refused else b"".join((*self._kept, last))
+        return Relayed(told, last, whole, is_broken=broken is not None, blocked=blocked)
 
     def _told_error(self, broken: Exception) -> TollhouseError:
         name = self._tried.candidate.provider
