@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import nginx
 from bench.cases import Plan, Row, cpu, interpreter, ledger, memory, opened, start, tenants
 from bench.cluster import postgres
+from bench.guarded import guardrails
 from bench.limits import limits
 from bench.service import Build
 from bench.streams import streams
@@ -18,6 +19,7 @@ CASES = {
     "streams": streams,
     "postgres": postgres,
     "limits": limits,
+    "guardrails": guardrails,
     "tenants": tenants,
     "ledger": ledger,
     "memory": memory,

@@ -67,14 +67,20 @@ class Bench:
         """Return who makes calls with a service's key."""
         return Caller(self.home, service.key, tenants)
 
-    def service(self, name: str, prepare: Callable[[Path], None] | None = None) -> Service:
-        """Start a service on a database of its own; ``prepare`` fills it while no service runs."""
+    def service(self, name: str, prepare: Callable[[Path], None] | None = None, more: str = "") -> Service:
+        """Start a service on a database of its own.
+
+        Args:
+            name: its folder's.
+            prepare: fills the database while no service runs.
+            more: what its configuration has besides.
+        """
         home = self.home / name
         if prepare is not None:
             with running(self.plan.build, home, self.upstream.port):
                 pass
             prepare(home / "tollhouse.db")
-        return self._stack.enter_context(running(self.plan.build, home, self.upstream.port))
+        return self._stack.enter_context(running(self.plan.build, home, self.upstream.port, more=more))
 
     def proxy_us(self, key: str, connections: int) -> float:
         """Return nginx's CPU per call, in microseconds."""

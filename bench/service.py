@@ -78,11 +78,16 @@ def environment(build: Build) -> dict[str, str]:
     return environ
 
 
-def write_config(home: Path, upstream_port: int, database_url: str | None = None, *, limits: str = UNLIMITED) -> Path:
-    """Write a configuration, and return its path; without a URL its database is in the same folder."""
+def write_config(
+    home: Path, upstream_port: int, database_url: str | None = None, *, limits: str = UNLIMITED, more: str = ""
+) -> Path:
+    """Write a configuration, and ``more`` of it, and return its path.
+
+    Without a URL its database is in the same folder.
+    """
     config = home / "tollhouse.toml"
     database_url = database_url or f"sqlite:///{home.resolve() / 'tollhouse.db'}"
-    config.write_text(_CONFIG.format(database_url=database_url, upstream_port=upstream_port, limits=limits))
+    config.write_text(_CONFIG.format(database_url=database_url, upstream_port=upstream_port, limits=limits) + more)
     return config
 
 
@@ -96,11 +101,17 @@ def launch(build: Build, config: Path) -> subprocess.Popen[str]:
 
 @contextmanager
 def running(
-    build: Build, home: Path, upstream_port: int, database_url: str | None = None, *, limits: str = UNLIMITED
+    build: Build,
+    home: Path,
+    upstream_port: int,
+    database_url: str | None = None,
+    *,
+    limits: str = UNLIMITED,
+    more: str = "",
 ) -> Iterator[Service]:
     """Run a Tollhouse, with tenant 42 active and a key to call with; without a URL its database is in ``home``."""
     home.mkdir(parents=True, exist_ok=True)
-    config = write_config(home, upstream_port, database_url, limits=limits)
+    config = write_config(home, upstream_port, database_url, limits=limits, more=more)
     process = launch(build, config)
     try:
         port = served_port(process, config)
