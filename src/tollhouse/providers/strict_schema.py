@@ -4,6 +4,8 @@ from typing import Any
 
 # OpenAI's limit has been 5, and 10 since; the lower one is safe with every model.
 _DEEPEST = 5
+# Its own limit is far below.
+_MOST_LEVELS = 64
 _KEYWORDS = frozenset(
     {
         "type",
@@ -28,6 +30,28 @@ def is_strict(schema: dict[str, Any]) -> bool:
     less firmly. Inside the subset every object names all its properties as required and allows no others.
     """
     return schema.get("type") == "object" and "anyOf" not in schema and _is_strict_part(schema, 1)
+
+
+def is_loose(schema: Any, depth: int = 0) -> bool:
+    """Tell whether OpenAI surely refuses a schema that is called strict.
+
+    It does where an object leaves properties open, and where there are more levels than any real schema has.
+    """
+    if not isinstance(schema, dict):
+        return False
+    if depth > _MOST_LEVELS:
+        return True
+    properties, required = schema.get("properties"), schema.get("required")
+    if schema.get("type") == "object" or isinstance(properties, dict):
+        named = properties if isinstance(properties, dict) else {}
+        required = required if isinstance(required, list) else []
+        if schema.get("additionalProperties") is not False or any(name not in required for name in named):
+            return True
+    inner = [schema.get("items")]
+    for name in ("properties", "$defs"):
+        inner += schema[name].values() if isinstance(schema.get(name), dict) else ()
+    inner += schema["anyOf"] if isinstance(schema.get("anyOf"), list) else ()
+    return any(is_loose(part, depth + 1) for part in inner)
 
 
 def _is_strict_part(schema: Any, depth: int) -> bool:

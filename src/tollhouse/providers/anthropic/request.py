@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from tollhouse.errors import InvalidRequest
+from tollhouse.providers.anthropic.schema import enforceable
 from tollhouse.providers.anthropic.thinking import thinking_fields
 from tollhouse.providers.conversation import (
     CacheMark,
@@ -250,7 +251,12 @@ def _tool(tool: Tool) -> dict[str, Any]:
         described["description"] = tool.description
     described["input_schema"] = {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters
     if tool.is_strict:
-        described["strict"] = True
+        try:
+            described["input_schema"] = enforceable(described["input_schema"], "tools")
+            described["strict"] = True
+        except InvalidRequest:
+            # What cannot be enforced is still followed, less firmly.
+            pass
     return _cached(described, tool.cache)
 
 
@@ -275,7 +281,7 @@ def _tool_choice(request: ProviderRequest) -> dict[str, Any] | None:
 def _output_config(schema: dict[str, Any] | None, effort: str | None) -> dict[str, Any] | None:
     config: dict[str, Any] = {}
     if schema is not None:
-        config["format"] = {"type": "json_schema", "schema": schema}
+        config["format"] = {"type": "json_schema", "schema": enforceable(schema, "response_schema")}
     if effort is not None:
         config["effort"] = effort
     return config or None

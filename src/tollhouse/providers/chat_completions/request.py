@@ -21,6 +21,7 @@ from tollhouse.providers.conversation import (
     ToolChoice,
     ToolResult,
 )
+from tollhouse.providers.strict_schema import is_loose
 
 PATH = "/chat/completions"
 
@@ -238,7 +239,8 @@ def _tool(tool: Tool) -> dict[str, Any]:
     if tool.parameters is not None:
         function["parameters"] = tool.parameters
     if tool.is_strict is not None:
-        function["strict"] = tool.is_strict
+        # What leaves properties open is refused as strict; it is followed all the same, less firmly.
+        function["strict"] = tool.is_strict and not is_loose(tool.parameters)
     return {"type": "function", "function": function}
 
 

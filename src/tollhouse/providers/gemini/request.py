@@ -242,6 +242,9 @@ def _declaration(tool: Tool) -> _Declaration:
 
 def _tool_config(tools: tuple[Tool, ...], choice: ToolChoice | None) -> _ToolConfig | None:
     if not tools:
+        if choice is not None and choice.mode in {"required", "named"}:
+            # Google's API would answer as if nothing had been asked for.
+            raise InvalidRequest("tool_choice: expected tools with it, of which one can be called")
         return None
     match choice.mode if choice is not None else None:
         case "none":

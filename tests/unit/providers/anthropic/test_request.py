@@ -91,7 +91,7 @@ def test_a_whole_tool_conversation_is_golden():
             },
             {
                 "name": "noop",
-                "input_schema": {"type": "object", "properties": {}},
+                "input_schema": {"type": "object", "properties": {}, "additionalProperties": False},
                 "strict": True,
                 "cache_control": {"type": "ephemeral"},
             },
@@ -250,22 +250,23 @@ def test_what_anthropic_has_no_word_for_is_refused_by_name(fields, name):
 
 
 def test_penalties_of_nothing_and_json_of_a_schema_are_said():
-    schema = {"type": "object"}
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
     body = encoded(presence_penalty=0.0, frequency_penalty=0, is_json=True, response_schema=schema, schema_name="x")
     assert body["output_config"] == {"format": {"type": "json_schema", "schema": schema}}
 
 
 def test_effort_and_schema_share_their_place():
+    schema = {"type": "string"}
     request = ProviderRequest(
         model="claude-opus-4-8",
         messages=(HELLO,),
         max_tokens=400,
         reasoning=Reasoning(effort="low"),
-        response_schema={"type": "object"},
+        response_schema=schema,
     )
     body = json.loads(encode_request(request))
     assert body["thinking"] == {"type": "adaptive"}
-    assert body["output_config"] == {"format": {"type": "json_schema", "schema": {"type": "object"}}, "effort": "low"}
+    assert body["output_config"] == {"format": {"type": "json_schema", "schema": schema}, "effort": "low"}
 
 
 def test_a_schema_nested_without_end_is_a_refusal():

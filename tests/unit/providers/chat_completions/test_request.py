@@ -33,7 +33,7 @@ def encoded(*messages: Message, adapter: Any = OPENAI, **fields: Any) -> Any:
 
 
 def test_the_fullest_request_is_golden():
-    schema = {"type": "object", "properties": {}}
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
     body = encoded(
         Message("system", (Text("Be"), Text("brief."))),
         Message("user", (Text("See"), PNG, Media("image", url="https://x.example/a", detail="low"))),
@@ -270,3 +270,40 @@ def test_dialects_are_what_the_provider_serves_itself():
     assert DEEPSEEK.dialect("chat") is DEEPSEEK
     assert DEEPSEEK.dialect("embeddings") is None
     assert OPENAI.dialect("messages") is None
+
+
+CLOSED = {
+    "type": "object",
+    "properties": {"a": {"$ref": "#/$defs/d"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+OPEN = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        (None, True),
+        (nested(9), True),
+        (nested(900), False),
+        (CLOSED, True),
+        ({**CLOSED, "$defs": {"d": {"type": "integer", "minimum": 1}}}, True),
+        (OPEN, False),
+        ({**CLOSED, "required": []}, False),
+        ({**CLOSED, "$defs": {"d": OPEN}}, False),
+        ({**CLOSED, "properties": {"a": {"type": "array", "items": OPEN}}}, False),
+        ({**CLOSED, "properties": {"a": {"anyOf": [OPEN, {"type": "null"}]}}}, False),
+    ],
+)
+def test_a_tool_is_strict_where_openai_can_enforce_its_schema(schema, strict):
+    for asked in (True, False):
+        (tool,) = encoded(tools=(Tool("f", parameters=schema, is_strict=asked),))["tools"]
+        assert tool["function"]["strict"] is (asked and strict)

@@ -264,6 +264,8 @@ def test_thinking_that_cannot_be_switched_off_is_refused(name, reasoning):
         ((model(ToolCall("c", "f", '{"a":"\ud800"}')),), {}, r"messages\[0\]\.content\[0\]\.arguments"),
         ((model(Thinking("x")),), {}, r"messages: expected at least one turn"),
         ((), {"tools": (WEATHER,), "allows_parallel_calls": False}, r"allows_parallel_calls: "),
+        ((), {"tool_choice": ToolChoice("required")}, r"tool_choice: expected tools with it"),
+        ((), {"tool_choice": ToolChoice("named", "f")}, r"tool_choice: expected tools with it"),
     ],
 )
 def test_what_google_cannot_be_told_is_refused_by_name(messages, fields, message):
