@@ -49,14 +49,14 @@ def test_a_tier_has_its_models_and_no_others(service):
     assert set(listed(service, key)) == {"small", "gpt-3.5-turbo"}
     assert service.request("GET", "/v1/models/small", key=key).json["id"] == "small"
     refused = service.request("GET", "/v1/models/large", key=key)
-    assert (refused.status, refused.json["error"]) == (403, "ai_model_forbidden")
+    assert (refused.status, refused.json["error"]["code"]) == (403, "ai_model_forbidden")
     unknown = service.request("GET", "/v1/models/huge", key=key)
-    assert (unknown.status, unknown.json["error"]) == (404, "ai_model_unknown")
+    assert (unknown.status, unknown.json["error"]["code"]) == (404, "ai_model_unknown")
     # Whose models is told by a header, where the key does not tell.
     assert set(listed(service, service_key(service), X_Tenant_Id=str(starter))) == {"small", "gpt-3.5-turbo"}
     assert len(listed(service, service_key(service), X_Tenant_Id=str(growth))) == 4
     foreign = service.request("GET", "/v1/models", key=key, X_Tenant_Id=str(growth))
-    assert (foreign.status, foreign.json["error"]) == (403, "ai_tenant_forbidden")
+    assert (foreign.status, foreign.json["error"]["code"]) == (403, "ai_tenant_forbidden")
 
 
 def service_key(service):
@@ -99,3 +99,55 @@ def test_counting_tokens_passes_the_gate_and_costs_nothing(service):
     refused = count("small")
     assert (refused.status, refused.json["error"]["code"]) == (403, "ai_module_inactive")
     assert not service.open_reservations()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models/huge"),
+        ("GET", "/v1/chat/completions"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/images/generations"),
+    ],
+)
+def test_what_is_not_there_is_told_as_each_vendors_clients_can_read_it(service, method, path):
+    key = service_key(service)
+    openais = service.request(method, path, {}, key=key)
+    assert set(openais.json["error"]) == {"message", "type", "param", "code"}
+    anthropics = service.request(method, path, {}, key=key, anthropic_version="2023-06-01")
+    assert (anthropics.json["type"], anthropics.json["error"]["code"]) == ("error", openais.json["error"]["code"])
+    assert anthropics.headers["request-id"] == anthropics.json["request_id"] == anthropics.headers["x-request-id"]
+    assert openais.status == anthropics.status >= 404
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [
+        ("/v1/messages/batches", "anthropic"),
+        ("/v1beta/models", "google"),
+        ("/v1alpha/models/m:countTokens", "google"),
+        ("/v1/models/m:countTokens", "google"),
+        ("/v1/nothing", "openai"),
+        ("/v2/nothing", "own"),
+        ("/ai/nothing", "own"),
+    ],
+)
+def test_an_address_tells_whose_clients_ask_there(service, path, shape):
+    reply = service.request("POST", path, {}, key=service_key(service))
+    assert reply.status in {404, 405}
+    match shape:
+        case "anthropic":
+            assert (reply.json["type"], reply.json["error"]["type"]) == ("error", "not_found_error")
+        case "google":
+            assert reply.json["error"]["code"] == reply.status
+        case "openai":
+            assert reply.json["error"]["type"] == "invalid_request_error"
+        case _:
+            assert reply.code == "ai_not_found"
+
+
+def test_a_list_of_models_is_named_to_anthropics_clients_too(service):
+    key = service_key(service)
+    reply = service.request("GET", "/v1/models", key=key, anthropic_version="2023-06-01")
+    assert reply.headers["request-id"] == reply.headers["x-request-id"]
+    assert "request-id" not in service.request("GET", "/v1/models", key=key).headers

@@ -125,10 +125,13 @@ def test_every_answer_has_an_id_of_its_own(plane):
 
 
 def test_a_completion_call_that_is_not_taken_for_one_is_told_where_to_go(plane):
-    for path in ("/ai/complete/", "/v1/messages/", "/v1/chat/completions/", "/v1beta/models/m:generateNothing"):
-        answer = plane("POST", path, {"anything": True})
-        assert answer.error[0] == "ai_not_found"
-        assert "without a slash at the end" in answer.error[1]
+    answer = plane("POST", "/ai/complete/", {"anything": True})
+    assert answer.error[0] == "ai_not_found"
+    assert "without a slash at the end" in answer.error[1]
+    for path in ("/v1/messages/", "/v1/chat/completions/"):
+        assert "without a slash at the end" in plane("POST", path, {"anything": True}).json["error"]["message"]
+    unknown = plane("POST", "/v1beta/models/m:generateNothing", {"anything": True}).json["error"]
+    assert "a colon and one of generateContent" in unknown["message"]
 
 
 # Documents.

@@ -31,6 +31,7 @@ from tollhouse.audit.uses import ADMIN_USED, NotableUses
 from tollhouse.billing.routes import UsageRoutes
 from tollhouse.billing.service import UsageReports
 from tollhouse.completions.listing import ModelListing
+from tollhouse.completions.wire.registry import api_around
 from tollhouse.errors import Forbidden
 from tollhouse.keys.bearer import client_key
 from tollhouse.keys.model import Principal
@@ -168,4 +169,10 @@ def _principal(request: Request[Principal, Any, State]) -> Principal:
 async def _name_request(message: Message, scope: Scope) -> None:
     """Put the id under which the log knows a request on its answer."""
     if message["type"] == "http.response.start":
-        message["headers"] = [*message["headers"], (b"x-request-id", request_id_of(scope).encode())]
+        request_id = request_id_of(scope).encode()
+        names = [b"x-request-id"]
+        api = api_around(scope["path"], scope["headers"])
+        if api is not None and api.name == "messages":
+            # Anthropic's clients look for it there.
+            names.append(b"request-id")
+        message["headers"] = [*message["headers"], *((name, request_id) for name in names)]

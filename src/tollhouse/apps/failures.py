@@ -10,6 +10,7 @@ from litestar.types import ExceptionHandlersMap, Scope
 
 from tollhouse.apps.answers import error_answer
 from tollhouse.apps.noting import note_refusal
+from tollhouse.completions.wire.registry import api_around
 from tollhouse.errors import (
     InternalError,
     InvalidRequest,
@@ -40,7 +41,11 @@ def _tell(request: _Request, error: TollhouseError) -> Response[bytes]:
     note_refusal(
         request.app.state["uses"], error, "" if principal is None else principal.key_id, request.scope["client"]
     )
-    status, headers, body = error_answer(error, request_id_of(request.scope))
+    scope = request.scope
+    request_id, api = request_id_of(scope), api_around(scope["path"], scope["headers"])
+    # At the addresses of existing clients, served or not, an error has the shape that they can read.
+    shaped = None if api is None else api.error(error, request_id)
+    status, headers, body = error_answer(error, request_id, shaped)
     # The id is on every answer already.
     named = {name.decode(): value.decode() for name, value in headers if name != b"x-request-id"}
     return Response(body, status_code=status, headers=named, media_type="application/json")

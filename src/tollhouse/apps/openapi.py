@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Litestar, Response, post
+from litestar.connection import ASGIConnection
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, JSONBody
@@ -16,6 +17,7 @@ from tollhouse import errors
 from tollhouse.apps import examples
 from tollhouse.apps.answers import ErrorBody
 from tollhouse.completions.model import CompleteBody, Envelope
+from tollhouse.completions.wire.registry import GEMINI_VERBS
 from tollhouse.errors import NotFound, TollhouseError
 
 _REF = "#/components/schemas/{name}"
@@ -85,8 +87,10 @@ def operation_id(handler: HTTPRouteHandler, *_: object) -> str:
 COMPLETION_RESPONSES = _responses(COMPLETION_ERRORS)
 
 
-def served_elsewhere(_connection: object, _handler: object) -> None:
+def served_elsewhere(connection: ASGIConnection[Any, Any, Any, Any], _handler: object) -> None:
     """Refuse what the server did not take for a completion call, before its body is read."""
+    if connection.scope["path"].startswith("/v1beta/"):
+        raise NotFound(f"a model's name is followed by a colon and one of {', '.join(GEMINI_VERBS)}; see GET /docs")
     raise NotFound("completions are served at this address by POST, without a slash at the end; see GET /docs")
 
 
@@ -122,7 +126,7 @@ def document(app: Litestar) -> dict[str, Any]:
     document = app.openapi_schema.to_schema()
     _, schemas = msgspec.json.schema_components([ErrorBody, *_bodies(app)], ref_template=_REF)
     document["components"]["schemas"] = _polished(schemas)
-    for path in document["paths"].values():
+    for address, path in document["paths"].items():
         for operation in path.values():
             operation["summary"] = operation.pop("description", operation["summary"])
             # The framework's own form of a bad request, which is never sent.
@@ -130,12 +134,21 @@ def document(app: Litestar) -> dict[str, Any]:
             operation["responses"]["default"] = _ERROR
             for parameter in operation.get("parameters", []):
                 _without_null(parameter)
+            if address.startswith("/v1"):
+                _shape_errors(operation)
             _illustrate(operation)
     complete = document["paths"]["/ai/complete"]["post"]["responses"]["200"]
     complete["description"] = _STREAMED
     complete["content"]["text/event-stream"] = _EVENTS
     complete["headers"]["Idempotent-Replayed"] = _REPLAYED
     return document
+
+
+def _shape_errors(operation: dict[str, Any]) -> None:
+    """Say no more of errors at an existing client's address than is true of all: their shape is that client's."""
+    for status, answer in operation["responses"].items():
+        if status[0] != "2":
+            operation["responses"][status] = {**answer, "content": {_JSON: {"schema": {"type": "object"}}}}
 
 
 def _illustrate(operation: dict[str, Any]) -> None:
