@@ -1,9 +1,18 @@
 """What a key may call: the page of models, aliases, and the lists of tiers."""
 
+import warnings
+
+import anthropic
 import pytest
 
 from harness.service import limits, model, providers, serving
 from tollhouse.testing import FakeProvider
+
+with warnings.catch_warnings():
+    # Google's own source is compiled with a warning where no bytecode of it is kept yet.
+    warnings.simplefilter("ignore")
+    from google import genai
+    from google.genai.types import HttpOptions
 
 TIERS = '[tiers.starter]\nbudget_usd = 2\nmodels = ["small"]\n'
 
@@ -124,7 +133,7 @@ def test_what_is_not_there_is_told_as_each_vendors_clients_can_read_it(service, 
     ("path", "shape"),
     [
         ("/v1/messages/batches", "anthropic"),
-        ("/v1beta/models", "google"),
+        ("/v1beta/nothing", "google"),
         ("/v1alpha/models/m:countTokens", "google"),
         ("/v1/models/m:countTokens", "google"),
         ("/v1/nothing", "openai"),
@@ -144,6 +153,29 @@ def test_an_address_tells_whose_clients_ask_there(service, path, shape):
             assert reply.json["error"]["type"] == "invalid_request_error"
         case _:
             assert reply.code == "ai_not_found"
+
+
+def test_anthropics_client_reads_bounds_and_capabilities(service):
+    client = anthropic.Anthropic(base_url=f"http://127.0.0.1:{service.port}", api_key=service_key(service))
+    small = client.models.retrieve("small")
+    assert small in list(client.models.list())
+    assert (small.max_input_tokens, small.max_tokens, small.lifecycle) == (200_000, 500, "active")
+    assert small.capabilities is not None
+    assert small.capabilities.image_input.supported
+    assert small.capabilities.thinking.types.adaptive.supported
+
+
+@pytest.mark.parametrize("version", ["v1", "v1beta"])
+def test_googles_client_reads_names_and_bounds(service, version):
+    options = HttpOptions(base_url=f"http://127.0.0.1:{service.port}", api_version=version)
+    client = genai.Client(api_key=service_key(service), http_options=options)
+    names = {each.name for each in client.models.list()}
+    assert names == {"models/small", "models/large", "models/free", "models/gpt-3.5-turbo"}
+    small = client.models.get(model="small")
+    assert (small.name, small.input_token_limit, small.output_token_limit) == ("models/small", 200_000, 500)
+    with pytest.raises(genai.errors.ClientError) as refused:
+        client.models.get(model="huge")
+    assert (refused.value.code, refused.value.status) == (404, "NOT_FOUND")
 
 
 def test_a_list_of_models_is_named_to_anthropics_clients_too(service):

@@ -23,7 +23,7 @@ from tollhouse.apps.api import AsgiApp
 from tollhouse.apps.clients import CLIENTS
 from tollhouse.apps.failures import HANDLERS, request_id_of
 from tollhouse.apps.health import Health
-from tollhouse.apps.models import ModelRoutes
+from tollhouse.apps.models import GoogleModelRoutes, ModelRoutes
 from tollhouse.apps.noting import address_of
 from tollhouse.apps.openapi import complete, operation_id
 from tollhouse.apps.operations import OPERATIONS
@@ -110,7 +110,7 @@ def control_plane(
                 request_class=ExactRequest,
                 security=_BEARER,
             ),
-            Router("/", route_handlers=[UsageRoutes, ModelRoutes], security=_BEARER),
+            Router("/", route_handlers=[UsageRoutes, ModelRoutes, GoogleModelRoutes], security=_BEARER),
             complete,
             *CLIENTS,
             *OPERATIONS,

@@ -22,10 +22,11 @@ CLIENT_APIS: Mapping[str, Api] = MappingProxyType(
 )
 """By path, as the vendors' own clients put it together from their base URL."""
 
+_GEMINI = GeminiApi()
 GEMINI_VERBS: Mapping[str, tuple[Api, bool]] = MappingProxyType(
     {
-        "generateContent": (GeminiApi(), False),
-        "streamGenerateContent": (GeminiApi(), True),
+        "generateContent": (_GEMINI, False),
+        "streamGenerateContent": (_GEMINI, True),
         "embedContent": (GeminiEmbeddingsApi(), False),
         "batchEmbedContents": (GeminiEmbeddingsApi(), False),
     }
@@ -33,6 +34,8 @@ GEMINI_VERBS: Mapping[str, tuple[Api, bool]] = MappingProxyType(
 """By what follows the model's name in the path: the API, and whether it answers in events."""
 
 _GOOGLES = re.compile(r"/v1(beta|alpha)/|/v1/models/.+:\w+$", re.ASCII)
+# What tells a vendor's own client at the addresses that several have.
+_TELLING = {b"anthropic-version": "/v1/messages", b"x-goog-api-client": None, b"x-goog-api-key": None}
 
 
 def api_around(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Api | None:
@@ -40,11 +43,15 @@ def api_around(path: str, headers: Iterable[tuple[bytes, bytes]]) -> Api | None:
 
     Args:
         path: what is asked for, without its query.
-        headers: names in lower case; Anthropic's clients tell themselves from OpenAI's by one of theirs.
+        headers: names in lower case.
     """
     if _GOOGLES.match(path):
-        return GEMINI_VERBS["generateContent"][0]
+        return _GEMINI
     if not path.startswith("/v1/"):
         return None
-    is_anthropics = path.startswith("/v1/messages") or any(name == b"anthropic-version" for name, _ in headers)
-    return CLIENT_APIS["/v1/messages" if is_anthropics else "/v1/chat/completions"]
+    if path.startswith("/v1/messages"):
+        return CLIENT_APIS["/v1/messages"]
+    told = [_TELLING[name] for name, _ in headers if name in _TELLING]
+    if not told:
+        return CLIENT_APIS["/v1/chat/completions"]
+    return _GEMINI if told[0] is None else CLIENT_APIS[told[0]]
