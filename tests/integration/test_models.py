@@ -45,7 +45,14 @@ def test_the_page_tells_names_bounds_and_prices(service):
     assert set(models) == {"small", "large", "free", "gpt-3.5-turbo"}
     small = models["small"]
     assert (small["context_window"], small["max_output_tokens"], small["owned_by"]) == (200_000, 500, "anthropic")
-    assert (float(small["price"]["input"]), float(small["price"]["output"])) == (0.8, 4)
+    assert {name: float(rate) for name, rate in small["price"].items()} == {
+        "input": 0.8,
+        "cached_input": 0.8,
+        "cache_write": 0.8,
+        "cache_write_1h": 0.8,
+        "output": 4,
+        "reasoning": 4,
+    }
     assert models["gpt-3.5-turbo"]["alias_of"] == "small"
     assert models["free"]["price"] is None
     assert "tools" in small["capabilities"]

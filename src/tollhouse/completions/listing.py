@@ -22,6 +22,8 @@ class ModelPrice(msgspec.Struct, frozen=True):
 
     input: Decimal
     cached_input: Decimal
+    cache_write: Decimal
+    cache_write_1h: Decimal
     output: Decimal
     reasoning: Decimal
 
@@ -120,6 +122,8 @@ def _price(price: Price) -> ModelPrice:
     return ModelPrice(
         input=usd(rates.input_nano_usd_per_mtok),
         cached_input=usd(rates.cached_input_nano_usd_per_mtok),
+        cache_write=usd(rates.cache_write_nano_usd_per_mtok),
+        cache_write_1h=usd(rates.cache_write_1h_nano_usd_per_mtok),
         output=usd(rates.output_nano_usd_per_mtok),
         reasoning=usd(rates.reasoning_nano_usd_per_mtok),
     )
