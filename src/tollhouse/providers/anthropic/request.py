@@ -262,7 +262,10 @@ def _tool(tool: Tool) -> dict[str, Any]:
 
 def _tool_choice(request: ProviderRequest) -> dict[str, Any] | None:
     choice = request.tool_choice
-    if choice is None and (request.allows_parallel_calls is not False or not request.tools):
+    if not request.tools and (choice is None or choice.mode in {"auto", "none"}):
+        # It asks for nothing then, and is refused all the same.
+        return None
+    if choice is None and request.allows_parallel_calls is not False:
         return None
     match "auto" if choice is None else choice.mode:
         case "none":

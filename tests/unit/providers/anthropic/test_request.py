@@ -231,6 +231,13 @@ def test_which_tool_is_called_is_golden(fields, choice):
     assert encoded(tools=(WEATHER,), **fields).get("tool_choice") == choice
 
 
+@pytest.mark.parametrize("mode", ["auto", "none"])
+def test_a_choice_that_asks_for_nothing_is_not_sent_without_tools(mode):
+    for parallel in (None, False):
+        assert "tool_choice" not in encoded(tool_choice=ToolChoice(mode), allows_parallel_calls=parallel)
+    assert encoded(tool_choice=ToolChoice("required"))["tool_choice"] == {"type": "any"}
+
+
 def test_parallel_calls_without_tools_are_no_concern():
     assert "tool_choice" not in encoded(allows_parallel_calls=False)
 
