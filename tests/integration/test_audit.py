@@ -47,6 +47,8 @@ def test_uses_on_the_hot_path_are_told_within_moments(service):
 
 def test_the_log_is_exported_and_proven_beside_the_service(service):
     service.new_key(tenants=[service.tenant()])
+    # It is entered a moment after the use, and nothing is to come between the two commands.
+    eventually(partial(entries, service, action="admin_key.used"))
     exported = service.run("audit", "export")
     rows = [json.loads(line) for line in exported.stdout.splitlines()]
     assert exported.returncode == 0, exported
