@@ -11,7 +11,6 @@ import functools
 import importlib
 import json
 import os
-import random
 import runpy
 import select
 import signal
@@ -239,7 +238,6 @@ def _become(wanted: Wanted, out: int, err: int) -> NoReturn:
     os.chdir(wanted.cwd)
     os.environ.clear()
     os.environ.update(wanted.environ)
-    random.seed()
     program, *arguments = wanted.command
     if program == "-m":
         module, *arguments = arguments

@@ -1,5 +1,6 @@
 """Ids that sort by the time they were made, and the form of ids that callers choose."""
 
+import os
 from random import Random
 from secrets import randbits
 
@@ -8,6 +9,8 @@ MAX_INTEGER_ID = 2**63 - 1
 
 # Ids name things and guard nothing, so a generator seeded once from the system does, at a tenth of the cost.
 _random = Random(randbits(256))  # noqa: S311
+# A process that was forked would go on to make the very ids that its parent makes.
+os.register_at_fork(after_in_child=lambda: _random.seed(randbits(256)))
 
 
 def new_id(prefix: str, now_ms: int) -> str:

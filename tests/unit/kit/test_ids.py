@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +19,21 @@ def test_an_id_names_what_it_is_for():
 
 def test_ids_of_the_same_millisecond_differ():
     assert len({new_id("req", 1) for _ in range(20_000)}) == 20_000
+
+
+_FORK = """
+import os, sys
+from tollhouse.kit.ids import new_id
+child = os.fork()
+print(new_id("req", 1), flush=True)
+if child:
+    os.waitpid(child, 0)
+"""
+
+
+def test_a_process_that_was_forked_makes_ids_of_its_own():
+    told = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, check=True, timeout=60)
+    assert len(set(told.stdout.split())) == 2, told
 
 
 def test_a_number_and_its_digits_name_the_same_tenant():
