@@ -250,7 +250,7 @@ class Planner:
     ) -> tuple[NativeQuestion, Guarded | None]:
         """Return a question as guardrails let it pass, and what they found."""
         guard = self._guards.of(feature_slug)
-        if guard.passes_texts(str(message.content) for message in question.messages):
+        if guard.passes_texts([str(message.content) for message in question.messages]):
             return question, None
         body = question.as_body()
         inspected = guard.inspect(body)
@@ -294,6 +294,7 @@ class Planner:
         timeout_s = timeout_s or self._limits.call_timeout_s
         if timeout_s > self._limits.max_timeout_s:
             raise InvalidRequest(f"timeout_s: expected at most {self._limits.max_timeout_s:g} seconds")
+        weight = question.weight
         return Call(
             request_id=request_id,
             principal=principal,
@@ -302,14 +303,14 @@ class Planner:
             feature_slug=feature_slug,
             question=question,
             candidates=candidates,
-            ceiling_nano_usd=_ceiling_nano_usd(candidates, question.weight, question.max_tokens),
+            ceiling_nano_usd=_ceiling_nano_usd(candidates, weight, question.max_tokens),
             deadline_s=asyncio.get_running_loop().time() + timeout_s,
             claim=claimed,
             stream_timeout_s=self._limits.stream_timeout_s,
             tiers=self._models.tiers_of(candidates[0].candidate.model),
             tier_chains=self._models.tier_chains(candidates[0].candidate.model),
             tokens=probable_tokens(
-                question.weight,
+                weight,
                 question.max_tokens,
                 image_tokens=candidates[0].candidate.max_image_tokens,
                 window=candidates[0].candidate.context_window,

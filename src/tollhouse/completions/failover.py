@@ -202,22 +202,21 @@ class Course:
         """Give a candidate its turn, if it takes calls."""
         candidate, call = tried.candidate, self._call
         breaker, bulkhead = candidate.breaker, candidate.bulkhead
-        if breaker is not None and not breaker.would_permit(self._clock.monotonic_s()):
+        now_s = self._clock.monotonic_s()
+        if breaker is not None and not breaker.would_permit(now_s):
             self._pass_over(tried, breaker)
             return None
-        if (
-            bulkhead is not None
-            and not bulkhead.try_enter(call.tenant_id)
-            and not await bulkhead.enter(call.tenant_id, call.deadline_s)
-        ):
-            self._passed.append((tried, _RETRY_AFTER_S))
-            self._metrics.passed_over(candidate.provider, candidate.model, "bulkhead_full")
-            return None
+        if bulkhead is not None and not bulkhead.try_enter(call.tenant_id):
+            if not await bulkhead.enter(call.tenant_id, call.deadline_s):
+                self._passed.append((tried, _RETRY_AFTER_S))
+                self._metrics.passed_over(candidate.provider, candidate.model, "bulkhead_full")
+                return None
+            # The wait may have changed what the breaker says.
+            now_s = self._clock.monotonic_s()
         permit = NO_PERMIT
         if breaker is not None:
-            # Asked again: there may have been a wait.
             has_alternative = not is_last_resort and len(call.candidates) > 1
-            permit = breaker.acquire(self._clock.monotonic_s(), has_alternative=has_alternative)
+            permit = breaker.acquire(now_s, has_alternative=has_alternative)
             if permit == NO_PERMIT:
                 if bulkhead is not None:
                     bulkhead.leave(call.tenant_id)

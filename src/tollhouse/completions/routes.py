@@ -18,7 +18,7 @@ from tollhouse.errors import InvalidRequest, TollhouseError
 from tollhouse.keys.bearer import bearer_key, client_key, query_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
-from tollhouse.kit.headers import single_value
+from tollhouse.kit.headers import RepeatedHeader, single_values
 from tollhouse.kit.validation import MAX_ID, MAX_SLUG, printable
 from tollhouse.limits.headers import limit_lines
 from tollhouse.limits.model import Standing
@@ -80,8 +80,8 @@ class CompleteRoute:
     def identify(self, headers: RawHeaders) -> Caller:
         api_key = bearer_key(headers)
         principal = self._keyring.identify(api_key)
-        idempotency_key = _once(headers, b"idempotency-key")
-        return Caller(principal, api_key, idempotency_key, timeout=_once(headers, b"x-request-timeout"))
+        idempotency_key, timeout = _each_once(headers, (b"idempotency-key", b"x-request-timeout"))
+        return Caller(principal, api_key, idempotency_key, timeout=timeout)
 
     def serve(self, caller: Caller, body: bytes, request_id: str, sink: Sink) -> Awaitable[Answer | None]:
         call = self._planner.plan(
@@ -221,13 +221,13 @@ class Routes:
         return route(api, *self._parts, path_model=model, query_key=query_key(query), is_stream=is_stream)
 
 
-def _once(headers: RawHeaders, name: bytes) -> str | None:
-    """Return a header that may be given once; raises InvalidRequest."""
+def _each_once(headers: RawHeaders, names: Sequence[bytes]) -> list[str | None]:
+    """Return headers that may be given once each; raises InvalidRequest."""
     try:
-        value = single_value(headers, name)
-    except ValueError:
-        raise InvalidRequest(f"{name.decode().title()}: expected once") from None
-    return None if value is None else value.decode("latin-1")
+        values = single_values(headers, names)
+    except RepeatedHeader as error:
+        raise InvalidRequest(f"{error.name.title()}: expected once") from None
+    return [None if value is None else value.decode("latin-1") for value in values]
 
 
 def _named(headers: RawHeaders) -> dict[str, str]:

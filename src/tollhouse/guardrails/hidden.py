@@ -28,9 +28,14 @@ _PLAIN = bytes({*b"\t\n\f\r", *range(0x20, 0x7F)})
 
 def hidden_in(text: str) -> Counter[str]:
     """Return how many hidden characters a text has, by kind; runs of variation selectors count once."""
-    if not _has_hidden(text.encode("utf-8", "surrogatepass")):
+    if not has_hidden(text):
         return Counter()
     return Counter(str(match.lastgroup) for match in _SORTED.finditer(text) if match.lastgroup != "kept")
+
+
+def has_hidden(text: str) -> bool:
+    """Whether a text may have hidden characters, cheaply; False is certain."""
+    return _has_hidden(text.encode("utf-8", "surrogatepass"))
 
 
 def without_hidden(text: str) -> str:

@@ -8,7 +8,7 @@ import msgspec
 
 from tollhouse.config import Feature, Guardrails
 from tollhouse.guardrails.findings import Findings
-from tollhouse.guardrails.hidden import hidden_in, may_hide, without_hidden
+from tollhouse.guardrails.hidden import has_hidden, hidden_in, may_hide, without_hidden
 from tollhouse.guardrails.normal import Form, normalized
 from tollhouse.guardrails.placeholders import Vault
 from tollhouse.guardrails.policy import policies
@@ -69,7 +69,7 @@ class Guard:
         """Whether there is certainly nothing to do about a request, by its texts."""
         if self._is_idle:
             return True
-        return self._only_looks_for_hidden and not any(map(hidden_in, texts))
+        return self._only_looks_for_hidden and not any(map(has_hidden, texts))
 
     def inspect(self, body: dict[str, Any]) -> Inspected:
         """Look into a request, and rewrite what is to be rewritten.
