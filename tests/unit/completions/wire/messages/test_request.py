@@ -316,6 +316,8 @@ def test_arguments_nested_without_end_are_refused_by_name():
 
 
 def test_what_is_translated_and_said_to_anthropic_again_is_what_was_asked():
+    # Open objects are closed on the way, since Anthropic takes no others.
+    schema = SCHEMA | {"additionalProperties": False}
     body = {
         "model": "mine",
         "max_tokens": 100,
@@ -334,14 +336,14 @@ def test_what_is_translated_and_said_to_anthropic_again_is_what_was_asked():
                 "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "Rain", "is_error": True}],
             },
         ],
-        "tools": [{"name": "weather", "description": "Tells", "input_schema": SCHEMA, "strict": True}],
+        "tools": [{"name": "weather", "description": "Tells", "input_schema": schema, "strict": True}],
         "tool_choice": {"type": "tool", "name": "weather", "disable_parallel_tool_use": True},
         "metadata": {"user_id": "u-7"},
         "temperature": 0.5,
         "top_p": 0.5,
         "top_k": 3,
         "stop_sequences": ["END"],
-        "output_config": {"format": {"type": "json_schema", "schema": SCHEMA}},
+        "output_config": {"format": {"type": "json_schema", "schema": schema}},
         "stream": True,
     }
     assert json.loads(encode_request(translated(**body))) == body
