@@ -47,12 +47,12 @@ class TollhouseError(Exception):
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "ai_internal_error"
-    may_be_billed: bool = False
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, may_be_billed: bool = False) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.may_be_billed = may_be_billed
         self.standing: tuple[Any, ...] = ()
 
 
@@ -230,7 +230,6 @@ class OutcomeUnknown(TollhouseError):
 
     status = 502
     code = "ai_outcome_unknown"
-    may_be_billed = True
 
 
 class Unavailable(TollhouseError):

@@ -159,17 +159,16 @@ def failure_of(
             fair_s = _NEARLY_ALL * (candidate.fair_s or candidate.timeout_s)
             is_cut_short = now_s >= call_deadline_s and began_s is not None and call_deadline_s - began_s < fair_s
             verdict: Verdict = "nothing" if is_cut_short else "failed"
-            late = CallTimeout(f"{name} timed out: {error}; the call may be billed, {_HELD}")
-            late.may_be_billed = True
+            late = CallTimeout(f"{name} timed out: {error}; the call may be billed, {_HELD}", may_be_billed=True)
             return Failed(late, "unknown", cause="timeout", verdict=verdict)
         case OutcomeUnknown():
-            lost = Unavailable(f"{name} brought no usable answer: {error}; {_HELD}", retry_after_s=_RETRY_AFTER_S)
-            lost.may_be_billed = True
+            lost = Unavailable(
+                f"{name} brought no usable answer: {error}; {_HELD}", retry_after_s=_RETRY_AFTER_S, may_be_billed=True
+            )
             return Failed(lost, "unknown", cause="no_answer", verdict="failed" if error.is_providers else "nothing")
     # A defect in an adapter must not leave a reservation behind, nor be taken for a refusal that costs nothing.
     _LOG.error("an answer could not be handled", provider=name, model=candidate.model, exc_info=error)
-    defect = InternalError(f"the answer of {name} could not be handled; {_HELD}")
-    defect.may_be_billed = True
+    defect = InternalError(f"the answer of {name} could not be handled; {_HELD}", may_be_billed=True)
     return Failed(defect, "unknown")
 
 

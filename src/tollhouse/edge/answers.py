@@ -60,16 +60,12 @@ def own_answers(retry_limited_s: int) -> Sequence[TollhouseError]:
         errors.HeadersTooLarge("the head of the request is over the limit"),
         errors.OutcomeUnknown(
             "the service was lost after the request was passed on, which may have been carried out and billed; sent "
-            "again with the same Idempotency-Key it is never paid for twice"
+            "again with the same Idempotency-Key it is never paid for twice",
+            may_be_billed=True,
         ),
         errors.Unavailable("no instance of the service can be reached", retry_after_s=RETRY_UNAVAILABLE_S),
-        _late(),
+        errors.CallTimeout(
+            "the service did not answer in time; the request may have been carried out and billed, and goes on",
+            may_be_billed=True,
+        ),
     )
-
-
-def _late() -> TollhouseError:
-    error = errors.CallTimeout(
-        "the service did not answer in time; the request may have been carried out and billed, and goes on"
-    )
-    error.may_be_billed = True
-    return error

@@ -90,9 +90,8 @@ def in_flight() -> IdempotencyInFlight:
 
 def lost() -> CallTimeout:
     """Refuse a call whose idempotency key was paid for, perhaps, without an answer."""
-    error = CallTimeout(
+    return CallTimeout(
         "an earlier call with this Idempotency-Key may have been billed, and its answer was lost; to have another "
-        "call made, send a new key"
+        "call made, send a new key",
+        may_be_billed=True,
     )
-    error.may_be_billed = True
-    return error
