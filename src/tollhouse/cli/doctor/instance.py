@@ -64,7 +64,7 @@ def examine_instance(instance: Instance, *, has_to_run: bool) -> Iterator[Findin
             yield ok("service", f"none answers at {url}; each instance tells of itself at its /health")
         return
     if report.shedding:
-        yield warning("service", f"turns calls away: {report.shedding}", "see docs/reliability.md")
+        yield warning("service", f"turns calls away: {report.shedding}", "see docs/resilience.md")
     elif report.status == "unhealthy":
         yield failed("service", f"is unhealthy at {url}: the ledger cannot be written", "see `database` above")
     else:
