@@ -21,9 +21,10 @@ from tollhouse.gate.sqlite import SqliteGate
 from tollhouse.keys.pepper import FilePepper, StoredPepper, pepper_path
 from tollhouse.keys.service import Keyring, open_keyring
 from tollhouse.kit.clock import Clock
+from tollhouse.kit.scopes import Scope
 from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.service import Ledger
-from tollhouse.limits.model import Limit, OwnLimit, Rules, Scope
+from tollhouse.limits.model import Limit, OwnLimit, Rules
 from tollhouse.limits.sqlite import Limiter
 from tollhouse.storage.database import Database
 from tollhouse.storage.lock import DatabaseLock, Owner

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from harness import engines
 from harness.clock import FakeClock
 from tollhouse.budgets import store as budgets
-from tollhouse.budgets.model import BudgetKey, Reservation, Scope
+from tollhouse.budgets.model import BudgetKey, Reservation
 from tollhouse.engines import _give_back, assemble_cluster
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.service import Gate
@@ -26,6 +26,7 @@ from tollhouse.idempotency.model import Claim
 from tollhouse.instances.lease import Lease
 from tollhouse.instances.service import Membership
 from tollhouse.kit.clock import billing_period, utc_text
+from tollhouse.kit.scopes import Scope
 from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.model import Settlement
 from tollhouse.ledger.service import Ledger

@@ -21,8 +21,9 @@ from harness import engines
 from harness.books import open_books, reservation, settlement
 from harness.clock import FakeClock
 from harness.postgres import shared_server
-from tollhouse.budgets.model import BudgetKey, Reservation, Scope
+from tollhouse.budgets.model import BudgetKey, Reservation
 from tollhouse.kit.money import nano_usd, usd
+from tollhouse.kit.scopes import Scope
 from tollhouse.ledger.verify import Report, verify
 from tollhouse.providers.usage import Usage
 from tollhouse.storage.schema import ai_budgets, ai_reservations, ai_usage_daily, ai_usage_log, ai_usage_monthly

@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from tollhouse.audit import store as audit
 from tollhouse.audit.model import AuditEntry
 from tollhouse.budgets import store as budgets
-from tollhouse.budgets.model import Budget, BudgetKey, Scope
+from tollhouse.budgets.model import Budget, BudgetKey
 from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.kit.money import nano_usd
+from tollhouse.kit.scopes import Scope
 from tollhouse.kit.validation import printable
 from tollhouse.limits import store as limits
 from tollhouse.limits.model import LimitKey, OwnLimit

@@ -12,8 +12,9 @@ from tollhouse.budgets.model import Budget, BudgetKey
 from tollhouse.keys.model import Role, ServiceKey
 from tollhouse.kit.ids import id_value
 from tollhouse.kit.money import usd
+from tollhouse.kit.scopes import Scope
 from tollhouse.kit.validation import OutsideId
-from tollhouse.limits.model import LimitKey, OwnLimit, Scope
+from tollhouse.limits.model import LimitKey, OwnLimit
 from tollhouse.tenants.model import Feature, TenantModule
 
 MAX_NAME = 200

@@ -33,13 +33,14 @@ from tollhouse.audit import store as audit
 from tollhouse.audit.export import export
 from tollhouse.audit.service import SYSTEM
 from tollhouse.budgets import store as budgets
-from tollhouse.budgets.model import BudgetKey, Scope
+from tollhouse.budgets.model import BudgetKey
 from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.keys import store as keys
 from tollhouse.keys.model import ServiceKey
 from tollhouse.keys.service import Keyring, new_api_key
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.kit.ids import id_text, id_value, new_id
+from tollhouse.kit.scopes import Scope
 from tollhouse.kit.validation import MAX_ID, MAX_SLUG
 from tollhouse.limits import store as limits
 from tollhouse.limits.model import OWN_FIELDS, LimitKey

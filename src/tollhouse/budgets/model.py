@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from operator import attrgetter
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-Scope = Literal["tenant", "user", "feature", "key"]
+from tollhouse.kit.scopes import Scope, describe_owner
 
 
 class BudgetKey(NamedTuple):
@@ -23,11 +23,7 @@ class BudgetKey(NamedTuple):
 
     def describe(self) -> str:
         """Name the budget in a sentence."""
-        if self.scope == "tenant":
-            return f"tenant {self.tenant_id}"
-        if self.scope == "key":
-            return f"service key {self.scope_id}"
-        return f"{self.scope} {self.scope_id} of tenant {self.tenant_id}"
+        return describe_owner(self.tenant_id, self.scope, self.scope_id)
 
 
 def budget_keys(

@@ -17,7 +17,8 @@ from tollhouse.gate import refusals
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.instances.lease import Lease
 from tollhouse.kit.clock import Clock, utc_text
-from tollhouse.limits.model import Limit, LimitKey, Refused, Rules, Scope, Standing
+from tollhouse.kit.scopes import Scope
+from tollhouse.limits.model import Limit, LimitKey, Refused, Rules, Standing
 from tollhouse.storage.postgres.failures import epoch_lost, outdated
 
 _ARGUMENTS = (

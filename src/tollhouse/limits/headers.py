@@ -11,8 +11,9 @@ from functools import lru_cache
 from typing import Literal
 
 from tollhouse.kit.clock import utc_text
+from tollhouse.kit.scopes import Scope
 from tollhouse.limits.bucket import UNITS
-from tollhouse.limits.model import Limit, Scope, Standing
+from tollhouse.limits.model import Limit, Standing
 
 Dialect = Literal["", "openai", "anthropic"]
 """Whose own names of such headers a client knows."""

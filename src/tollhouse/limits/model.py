@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-Scope = Literal["tenant", "user", "feature", "key"]
+from tollhouse.kit.scopes import Scope, describe_owner
+
 SCOPES: tuple[Scope, ...] = ("tenant", "user", "feature", "key")
 
 Kind = Literal["requests", "tokens", "concurrent"]
@@ -25,11 +26,7 @@ class LimitKey(NamedTuple):
 
     def describe(self) -> str:
         """Name it in a sentence."""
-        if self.scope == "tenant":
-            return f"tenant {self.tenant_id}"
-        if self.scope == "key":
-            return f"service key {self.scope_id}"
-        return f"{self.scope} {self.scope_id} of tenant {self.tenant_id}"
+        return describe_owner(self.tenant_id, self.scope, self.scope_id)
 
 
 # Each call asks at its beginning and at its end.
