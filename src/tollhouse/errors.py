@@ -15,6 +15,7 @@ TollhouseError
 ├── MethodNotAllowed         405 ai_method_not_allowed
 ├── RequestTimeout           408 ai_request_timeout
 ├── IdempotencyInFlight      409 ai_idempotency_in_flight
+├── EventsGone               410 ai_events_gone
 ├── RequestTooLarge          413 ai_request_too_large
 ├── InvalidRequest           422 ai_invalid_request
 │   ├── IdempotencyMismatch      ai_idempotency_mismatch
@@ -159,6 +160,13 @@ class IdempotencyInFlight(TollhouseError):
 
     status = 409
     code = "ai_idempotency_in_flight"
+
+
+class EventsGone(TollhouseError):
+    """What followed the given position is no longer kept, or the position is none of this database's."""
+
+    status = 410
+    code = "ai_events_gone"
 
 
 class RequestTooLarge(TollhouseError):

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
@@ -11,12 +12,14 @@ import structlog
 
 from tollhouse.admin.service import Administration
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
+from tollhouse.apps.audiences import for_followers_only
 from tollhouse.apps.catalogue import compile_configured
 from tollhouse.apps.control import control_plane
 from tollhouse.apps.edge import answering_the_edge
+from tollhouse.apps.events import telling_events
 from tollhouse.apps.following import follow_prices
 from tollhouse.apps.health import Health, memory_limit_bytes, resident_bytes
-from tollhouse.apps.housekeeping import keep_house
+from tollhouse.apps.housekeeping import forget_regularly, keep_house, keep_running
 from tollhouse.audit.journal import AuditJournal
 from tollhouse.audit.service import AuditLog
 from tollhouse.audit.uses import FIRST_USED, NotableUses
@@ -33,6 +36,8 @@ from tollhouse.completions.wire.registry import CLIENT_APIS, GEMINI_VERBS
 from tollhouse.config import Config, Secrets, load_config
 from tollhouse.engines import Engine, open_engine
 from tollhouse.errors import StartError, Unavailable
+from tollhouse.events.feed import Feed
+from tollhouse.events.retention import forget_old
 from tollhouse.gate.service import Gate
 from tollhouse.guardrails.inspection import FeatureGuards
 from tollhouse.guardrails.log import FindingsLog
@@ -41,6 +46,7 @@ from tollhouse.keys.service import ADMIN_KEY_ID, new_api_key
 from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import Clock, SystemClock
 from tollhouse.kit.money import nano_usd
+from tollhouse.notifications.service import Notifications
 from tollhouse.pricing.book import ConfiguredPrice, PriceBook
 from tollhouse.pricing.catalogue import Catalogue
 from tollhouse.providers.transport import Upstream
@@ -51,9 +57,14 @@ from tollhouse.resilience.guards import Guards
 from tollhouse.resilience.reachability import Reachability
 from tollhouse.resilience.shedding import LoadShedder, SheddingLimits
 from tollhouse.storage.lock import Owner
+from tollhouse.telemetry.events import event_metrics
 from tollhouse.telemetry.guards import guard_metrics, shedding_metrics
 from tollhouse.telemetry.metrics import Metrics
 from tollhouse.tenants.tiers import TenantTiers
+from tollhouse.webhooks.dispatcher import Dispatcher
+from tollhouse.webhooks.sending import Sender
+from tollhouse.webhooks.service import WebhookAdministration
+from tollhouse.webhooks.signing import Vault
 
 _LOG = structlog.get_logger("tollhouse.start")
 _OPERATOR_KEY_ID = "operator"
@@ -77,12 +88,25 @@ class Service(msgspec.Struct, frozen=True):
         endpoint: completion calls.
         describe: tells commands on this machine where the process serves.
         operator_token: a super-admin key for these commands; it ends with the process.
+        end_streams: ends what clients follow for as long as they like; the process is to stop.
     """
 
     app: AsgiApp
     endpoint: CompletionEndpoint
     describe: Callable[[Owner], None]
     operator_token: str
+    end_streams: Callable[[], None]
+
+
+class Notifier(msgspec.Struct, frozen=True):
+    """The assembled process that tells events.
+
+    Attributes:
+        end_streams: ends what clients follow for as long as they like; the process is to stop.
+    """
+
+    app: AsgiApp
+    end_streams: Callable[[], None]
 
 
 @asynccontextmanager
@@ -119,7 +143,7 @@ async def open_control_plane(
         reconciliation = _reconciliation(config, core, lambda: _compiled_prices(config, core.clock))
         # Commands list no models.
         listing = ModelListing(Models({}, {}, PriceBook({}, {}, core.clock)), core.engine.database)
-        app = _control_plane(core, reconciliation, listing, _reachability({}, core.clock, 1.0))
+        app = _control_plane(config, core, reconciliation, listing, _reachability({}, core.clock, 1.0))
         yield app, _operator_token(core)
 
 
@@ -157,32 +181,52 @@ async def open_service(
         core.metrics.add(lambda: guard_metrics(guards.samples(reachability)))
         core.metrics.add(lambda: shedding_metrics(shedder.shed, shedder.lag_s))
         reconciliation = _reconciliation(config, core, lambda: _known_prices(prices))
-
-        def expire_unknown() -> Awaitable[int]:
-            return reconciliation.expire(config.ledger.unknown_hold_hours)
-
-        def load_prices() -> dict[str, ConfiguredPrice]:
-            return configured_prices(load_config(file, environ))
-
+        notifications, dispatcher = _notifications(config, core), _dispatcher(config, core)
         duties = (
             *core.engine.duties,
             core.uses.keep_writing,
-            lambda: follow_prices(prices, file, load_prices),
+            lambda: follow_prices(prices, file, lambda: configured_prices(load_config(file, environ))),
             journal.keep_writing,
             findings.keep_writing,
             shedder.watch,
             reachability.keep_looking,
+            *_event_duties(config, core, notifications, dispatcher),
         )
-        house = asyncio.create_task(keep_house(core.engine.ledger, core.engine.reserved, clock, expire_unknown, duties))
+        expire = partial(reconciliation.expire, config.ledger.unknown_hold_hours)
+        house = asyncio.create_task(keep_house(core.engine.ledger, core.engine.reserved, clock, expire, duties))
         # What was taken down last is written before the database is closed.
         stack.push_async_callback(core.uses.flush)
         stack.push_async_callback(_write_the_rest, journal, findings)
+        stack.push_async_callback(dispatcher.finish)
         stack.callback(house.cancel)
         endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses, shedder)
         listing = ModelListing(models, core.engine.database)
-        app = _control_plane(core, reconciliation, listing, reachability, guards, shedder)
-        app = answering_the_edge(app, core.engine.keyring, clock)
-        yield Service(app, endpoint, core.engine.describe, _operator_token(core))
+        plane = _control_plane(config, core, reconciliation, listing, reachability, notifications, guards, shedder)
+        plane = answering_the_edge(plane, core.engine.keyring, notifications.tokens, clock)
+        app = telling_events(plane, notifications, clock)
+        yield Service(app, endpoint, core.engine.describe, _operator_token(core), notifications.feed.close)
+
+
+@asynccontextmanager
+async def open_notifier(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator[Notifier]:
+    """Assemble the process that does nothing but tell events and send webhooks; raises StartError."""
+    if config.database.is_embedded:
+        raise StartError(
+            "[database] url: an embedded database has one process, whose `tollhouse serve` tells events itself; "
+            "expected postgresql://user:password@host:5432/name"
+        )
+    async with open_core(config, secrets, clock, serves=False) as core, AsyncExitStack() as stack:
+        notifications, dispatcher = _notifications(config, core), _dispatcher(config, core)
+        duties = (*core.engine.duties, *_event_duties(config, core, notifications, dispatcher))
+        stack.push_async_callback(dispatcher.finish)
+        running = asyncio.create_task(keep_running(duties))
+        stack.callback(running.cancel)
+        listing = ModelListing(Models({}, {}, PriceBook({}, {}, clock)), core.engine.database)
+        reconciliation = _reconciliation(config, core, lambda: _compiled_prices(config, clock))
+        reachability = _reachability({}, clock, 1.0)
+        app = _control_plane(config, core, reconciliation, listing, reachability, notifications)
+        app = for_followers_only(telling_events(app, notifications, clock), clock)
+        yield Notifier(app, notifications.feed.close)
 
 
 def _operator_token(core: Core) -> str:
@@ -198,6 +242,50 @@ def _reconciliation(config: Config, core: Core, prices: Callable[[], Awaitable[P
     return Reconciliation(core.engine.database, core.clock, prices, upstream_names)
 
 
+def _vault(core: Core) -> Vault:
+    return Vault(core.engine.keyring.derive(b"webhook secrets"))
+
+
+def _webhooks(config: Config, core: Core) -> WebhookAdministration:
+    gives_places = not config.database.is_embedded
+    return WebhookAdministration(
+        core.engine.database, core.clock, _vault(core), config.webhooks, gives_places=gives_places
+    )
+
+
+def _dispatcher(config: Config, core: Core) -> Dispatcher:
+    settings = config.webhooks
+    allowed = [ip_network(each) for each in settings.allow_networks]
+    sender = Sender(core.clock, allowed, timeout_s=settings.timeout_s)
+    gives_places = not config.database.is_embedded
+    return Dispatcher(core.engine.reserved, core.clock, sender, _vault(core), settings, gives_places=gives_places)
+
+
+def _event_duties(
+    config: Config, core: Core, notifications: Notifications, dispatcher: Dispatcher
+) -> tuple[Callable[[], Awaitable[None]], ...]:
+    feed = notifications.feed
+    core.metrics.add(
+        lambda: event_metrics(feed.followers, notifications.dropped, dispatcher.tries, dispatcher.under_way)
+    )
+    return (
+        feed.keep_reading,
+        dispatcher.keep_delivering,
+        partial(forget_regularly, "old events", partial(_forget_old_events, config, core)),
+        partial(forget_regularly, "old webhooks", _webhooks(config, core).forget_old),
+    )
+
+
+def _forget_old_events(config: Config, core: Core) -> Awaitable[int]:
+    gives_places = not config.database.is_embedded
+    return forget_old(core.engine.reserved, core.clock, config.events.keep_days, gives_places=gives_places)
+
+
+def _notifications(config: Config, core: Core) -> Notifications:
+    feed = Feed(core.engine.database, gives_places=not config.database.is_embedded, poll_s=config.events.poll_s)
+    return Notifications(feed, core.engine.keyring, core.clock, config.events)
+
+
 async def _known_prices(prices: PriceBook) -> PriceOf:
     return prices.get
 
@@ -211,10 +299,12 @@ async def _compiled_prices(config: Config, clock: Clock) -> PriceOf:
 
 
 def _control_plane(
+    config: Config,
     core: Core,
     reconciliation: Reconciliation,
     listing: ModelListing,
     reachability: Reachability,
+    notifications: Notifications | None = None,
     guards: Guards | None = None,
     shedder: LoadShedder | None = None,
 ) -> AsgiApp:
@@ -233,6 +323,8 @@ def _control_plane(
         usage=UsageReports(core.engine.database, core.clock),
         reconciliation=reconciliation,
         listing=listing,
+        notifications=notifications or _notifications(config, core),
+        webhooks=_webhooks(config, core),
         keyring=core.engine.keyring,
         clock=core.clock,
         metrics=core.metrics,

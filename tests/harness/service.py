@@ -93,10 +93,13 @@ class Service:
         url: a database that is there already, such as another instance's, in its place.
 
     Attributes:
+        command: what the process is.
         program: what the interpreter runs, ahead of the command.
         environ: the environment of the process.
         tls: what it is asked with, where it serves TLS.
     """
+
+    command = "serve"
 
     def __init__(
         self, directory: Path, config: str, *, server: str = "", database: Path | None = None, url: str | None = None
@@ -121,7 +124,7 @@ class Service:
     def start(self) -> Self:
         """Start the process and wait until it serves; its log goes on in the same file."""
         with self.log_file.open("ab") as log:
-            self._process = self._spawn([*self.program, "serve", "-c", self.config_file], log)
+            self._process = self._spawn([*self.program, self.command, "-c", self.config_file], log)
         assert self._process.stdout is not None
         ready, _, _ = select.select([self._process.stdout], [], [], _START_TIMEOUT_S)
         line = self._process.stdout.readline().decode() if ready else ""

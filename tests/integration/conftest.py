@@ -28,6 +28,8 @@ from tollhouse.billing.service import UsageReports
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.listing import ModelListing
 from tollhouse.completions.models import Models
+from tollhouse.config.events import Events, Webhooks
+from tollhouse.events.feed import Feed
 from tollhouse.gate.admission import Admission
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
@@ -35,6 +37,7 @@ from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
+from tollhouse.notifications.service import Notifications
 from tollhouse.pricing.book import PriceBook
 from tollhouse.providers.usage import Usage
 from tollhouse.reconciliation.model import PriceOf
@@ -42,6 +45,8 @@ from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.resilience.reachability import Reachability
 from tollhouse.storage.database import Database
 from tollhouse.telemetry.metrics import Metrics
+from tollhouse.webhooks.service import WebhookAdministration
+from tollhouse.webhooks.signing import Vault
 
 ADMIN = "the-admin-key-of-the-configuration"
 USD = 1_000_000_000
@@ -122,6 +127,8 @@ class Plane:
             clock=self.clock,
             metrics=metrics,
             uses=self.uses,
+            notifications=Notifications(Feed(database, gives_places=False, poll_s=1), keyring, self.clock, Events()),
+            webhooks=WebhookAdministration(database, self.clock, Vault(b"v" * 32), Webhooks(), gives_places=False),
             health=Health(
                 database=database,
                 ledger=ledger,

@@ -161,6 +161,10 @@ def test_every_documented_address_takes_whatever_fits_its_document(service):
         @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(case=strategy)
         def one(case):
+            if case.path == "/events":
+                # A stream would never end, and a long poll only after a while.
+                case.query = {**(case.query or {}), "wait_s": 0}
+                headers["Accept"] = "application/json"
             response = case.call(headers=headers, timeout=20)
             assert response.status_code != 500, (case.method, case.path, response.text)
 

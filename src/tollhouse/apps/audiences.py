@@ -14,19 +14,30 @@ from tollhouse.kit.ids import new_id
 # Beside what callers may reach there is what edges and load balancers ask. Named is what is let through, so that an
 # address that is added to the service stays inside until somebody lists it.
 _FOR_CALLERS = re.compile(f"(?:{PUBLIC})|^/(?:livez|readyz)$|^{AUTHORIZE_PATH}(?:/|$)".encode())
+_FOR_FOLLOWERS = re.compile(b"^/events(?:/|$)|^/(?:livez|readyz|health|metrics)$")
 
 
 def for_callers_only(app: AsgiApp, clock: Clock) -> AsgiApp:
     """Return an application without operators' addresses, which a listener of their own serves."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
         # As it was sent, which is what the application goes by.
         if _FOR_CALLERS.search(scope["raw_path"]) is not None:
             await app(scope, receive, send)
             return
         await _refuse(send, NotFound(f"there is nothing at {scope['path']}"), clock)
+
+    return answer
+
+
+def for_followers_only(app: AsgiApp, clock: Clock) -> AsgiApp:
+    """Return an application with nothing but events, and what probes and scrapers ask."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if _FOR_FOLLOWERS.search(scope["raw_path"]) is not None:
+            await app(scope, receive, send)
+            return
+        await _refuse(send, NotFound(f"there is nothing at {scope['path']}: this process tells events"), clock)
 
     return answer
 

@@ -37,14 +37,19 @@ from tollhouse.keys.bearer import client_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import ADMIN_KEY_ID, Keyring
 from tollhouse.kit.clock import Clock
+from tollhouse.notifications.routes import EventRoutes
+from tollhouse.notifications.service import Notifications
 from tollhouse.reconciliation.routes import ReconciliationRoutes
 from tollhouse.reconciliation.service import Reconciliation
 from tollhouse.telemetry.metrics import Metrics
+from tollhouse.webhooks.routes import DeliveryRoutes, WebhookRoutes
+from tollhouse.webhooks.service import WebhookAdministration
 
 _MAX_BODY_BYTES = 1024 * 1024
 _BEARER = [{"bearer": list[str]()}]
 _Connection = ASGIConnection[Any, Any, Any, State]
 
+_FOR_SUPER_ADMINS = (TenantRoutes, KeyRoutes, AuditRoutes, ReconciliationRoutes, WebhookRoutes, DeliveryRoutes)
 _OPENAPI = OpenAPIConfig(
     title="Tollhouse",
     version=__version__,
@@ -91,6 +96,8 @@ def control_plane(
     usage: UsageReports,
     reconciliation: Reconciliation,
     listing: ModelListing,
+    notifications: Notifications,
+    webhooks: WebhookAdministration,
     keyring: Keyring,
     clock: Clock,
     metrics: Metrics,
@@ -105,11 +112,12 @@ def control_plane(
         [
             Router(
                 "/",
-                route_handlers=[TenantRoutes, KeyRoutes, AuditRoutes, ReconciliationRoutes],
+                route_handlers=_FOR_SUPER_ADMINS,
                 guards=[_super_admins],
                 request_class=ExactRequest,
                 security=_BEARER,
             ),
+            Router("/", route_handlers=[EventRoutes], request_class=ExactRequest, security=_BEARER),
             Router("/", route_handlers=[UsageRoutes, ModelRoutes, GoogleModelRoutes], security=_BEARER),
             complete,
             *CLIENTS,
@@ -117,12 +125,14 @@ def control_plane(
         ],
         guards=[_identified(keyring, uses), _decode_ids],
         dependencies={
-            "administration": Provide(lambda: administration, sync_to_thread=False),
-            "usage": Provide(lambda: usage, sync_to_thread=False),
-            "listing": Provide(lambda: listing, sync_to_thread=False),
-            "reconciliation": Provide(lambda: reconciliation, sync_to_thread=False),
-            "health": Provide(lambda: health, sync_to_thread=False),
-            "metrics": Provide(lambda: metrics, sync_to_thread=False),
+            "administration": _provided(administration),
+            "usage": _provided(usage),
+            "listing": _provided(listing),
+            "webhooks": _provided(webhooks),
+            "notifications": _provided(notifications),
+            "reconciliation": _provided(reconciliation),
+            "health": _provided(health),
+            "metrics": _provided(metrics),
             "principal": Provide(_principal, sync_to_thread=False),
         },
         state=State({"clock": clock, "uses": uses}),
@@ -135,6 +145,10 @@ def control_plane(
     )
     # The framework's own types of ASGI's messages are narrower than the specification's.
     return cast("AsgiApp", app)
+
+
+def _provided(part: object) -> Provide:
+    return Provide(lambda: part, sync_to_thread=False)
 
 
 def _identified(keyring: Keyring, uses: NotableUses) -> Guard:

@@ -67,6 +67,13 @@ STREAM = (
 )
 """The answer of a completion call in events."""
 
+EVENTS = """\
+id: 17
+data: {"specversion":"1.0","id":"evt_019d463e967bcab545b8f596835d","source":"/tollhouse","type":"ai.job.completed",\
+"subject":"job_019d463e9001c2a45c5ef24a0d11","time":"2026-04-10T12:00:00.123Z","sequence":"00000000000000000017",\
+"datacontenttype":"application/json","tenantid":"42","userid":"101","data":{}}
+
+"""
 SENT: Mapping[str, Mapping[str, Any]] = {
     "complete": {
         "a question": {

@@ -39,6 +39,11 @@ async def keep_house(
     await asyncio.gather(*(_logged(duty) for duty in duties))
 
 
+async def keep_running(duties: Sequence[Callable[[], Awaitable[None]]]) -> None:
+    """Run duties until cancelled, each as ``keep_house`` does."""
+    await asyncio.gather(*(_logged(duty()) for duty in duties))
+
+
 async def _logged(duty: Awaitable[None]) -> None:
     try:
         await duty
@@ -63,6 +68,16 @@ async def _expire_regularly(expire_unknown: Callable[[], Awaitable[int]]) -> Non
             _LOG.warning("calls of unknown outcome are freed later", reason=error.message)
         # After the first run: a service that is started anew each day has to free them too.
         await asyncio.sleep(_EXPIRE_EVERY_S)
+
+
+async def forget_regularly(what: str, forget: Callable[[], Awaitable[int]]) -> None:
+    """Delete what was kept for long enough, until cancelled; ``what`` names it in the log."""
+    while True:
+        try:
+            await forget()
+        except Unavailable as error:
+            _LOG.warning(f"{what} are deleted later", reason=error.message)
+        await asyncio.sleep(_FORGET_EVERY_S)
 
 
 async def forget_expired_answers(database: Database, clock: Clock) -> int:

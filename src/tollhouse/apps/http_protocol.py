@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from tollhouse.apps.answers import error_answer, header_lines
 from tollhouse.apps.api import CompletionEndpoint, HttpAnswer
+from tollhouse.apps.events import ABORT, SOCKET_PATH
 from tollhouse.apps.exchange import Request, Stream
 from tollhouse.completions.routes import Route
 from tollhouse.errors import (
@@ -80,7 +81,7 @@ def _no_route(_target: bytes) -> None:
 
 
 def api_protocol(
-    endpoint: CompletionEndpoint, bounds: RequestBounds, clock: Clock, *, takes_completions: bool = True
+    endpoint: CompletionEndpoint | None, bounds: RequestBounds, clock: Clock, *, takes_completions: bool = True
 ) -> type[asyncio.Protocol]:
     """Return the protocol class for ``uvicorn.Config(http=…)``, of one listener.
 
@@ -88,7 +89,7 @@ def api_protocol(
     arrives in one segment, as nearly all do, never starts a timer.
     """
     common_lines = _CommonLines()
-    find_route = endpoint.find if takes_completions else _no_route
+    find_route = endpoint.find if endpoint is not None and takes_completions else _no_route
     # The server's own set is of all listeners; callers who take all of one must not keep operators from another.
     open_here: set[asyncio.Transport] = set()
 
@@ -169,13 +170,36 @@ def api_protocol(
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade as offer:
-                if not self._is_ignoring:
-                    self._decline_upgrade(data[offer.args[0] :])
+                if self._is_ignoring:
+                    return
+                rest = data[offer.args[0] :]
+                if self._is_for_socket():
+                    self._open_socket(rest)
+                else:
+                    self._decline_upgrade(rest)
             except httptools.HttpParserError:
                 if self._is_busy() and not self._awaits_body():
                     self._ignore_what_follows()
                 elif not self._is_ignoring:
                     self._hang_up(_Malformed("what was sent is not valid HTTP/1.1"), is_sending=True)
+
+        def _is_for_socket(self) -> bool:
+            """Whether a WebSocket is asked for where one is served."""
+            is_there = self.url.partition(b"?")[0] == SOCKET_PATH and self.parser.get_method() == b"GET"
+            return is_there and dict(self.headers).get(b"upgrade", b"").lower() == b"websocket" and not self._is_busy()
+
+        def _open_socket(self, rest: bytes) -> None:
+            """Give the connection to the protocol of WebSockets, beginning with the request's head."""
+            from tollhouse.apps.websockets import take_over
+
+            self._stop_timer()
+            self._is_ignoring = True
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
+            self.connections.discard(self)
+            lines = [b"GET %b HTTP/1.1" % self.url, *(b"%b: %b" % header for header in self.headers)]
+            head = b"\r\n".join([*lines, b"", rest])
+            take_over(self.transport, self.config, self.server_state, head, lambda: open_here.discard(self.transport))
 
         def _decline_upgrade(self, rest: bytes) -> None:
             """Read on as if no other protocol were offered, as RFC 9110 §7.8 allows; Java's client always offers one.
@@ -229,6 +253,7 @@ def api_protocol(
             # The scope holds this very list.
             self.headers.extend(headers)
             super().on_headers_complete()
+            self.scope["extensions"] = {ABORT: self.transport.abort}  # type: ignore[dict-item]
 
         def on_body(self, body: bytes) -> None:
             request = self._request
@@ -264,6 +289,7 @@ def api_protocol(
         # Completion calls.
 
         def _begin_request(self, route: Route) -> None:
+            assert endpoint is not None, "no route was found without one"
             caller = endpoint.identify(route, self.headers, self.client)
             # Asked now: once the next request has begun to arrive, the parser tells of that one.
             knows_chunks = self.parser.get_http_version() != "1.0"
@@ -316,6 +342,7 @@ def api_protocol(
         async def _answer(self, request: Request) -> None:
             answer: HttpAnswer | None
             route, caller = request.route, request.caller
+            assert endpoint is not None, "no route was found without one"
             try:
                 if isinstance(caller, TollhouseError):
                     answer = endpoint.refuse(route, caller)

@@ -141,6 +141,9 @@ def document(app: Litestar) -> dict[str, Any]:
     complete["description"] = _STREAMED
     complete["content"]["text/event-stream"] = _EVENTS
     complete["headers"]["Idempotent-Replayed"] = _REPLAYED
+    followed = document["paths"]["/events"]["get"]["responses"]["200"]
+    followed["description"] = "The next events or, unless JSON alone is accepted, all as they come"
+    followed["content"]["text/event-stream"] = {"schema": {"type": "string"}, "example": examples.EVENTS}
     return document
 
 

@@ -24,6 +24,8 @@ from tollhouse.kit.clock import Clock
 
 _KEEP_ALIVE_S = 75
 _COLLECT_AFTER_ALLOCATIONS = 20_000
+# Clients of WebSockets have nothing to say here.
+_SOCKET_MOST_BYTES = 4096
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # How long a connection over TLS that is closed here may take to send what waits, and for the other end to close too.
 _TLS_CLOSE_TIMEOUT_S = 60.0
@@ -47,20 +49,22 @@ class Listener(msgspec.Struct, frozen=True):
 
 async def serve(
     listeners: Sequence[Listener],
-    endpoint: CompletionEndpoint,
+    endpoint: CompletionEndpoint | None,
     server: Server,
     clock: Clock,
     *,
     tls: ServerTls | None = None,
     when_ready: Callable[[], None] | None = None,
+    when_stopping: Callable[[], None] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then finish the calls in flight and return.
 
     Args:
         listeners: each has room for connections of its own.
-        endpoint: serves completion calls.
+        endpoint: serves completion calls; None where there are none.
         tls: None serves plain HTTP; SIGHUP has its files looked at.
         when_ready: called once, as soon as calls are accepted.
+        when_stopping: called at the signal, to end what would go on for ever.
     """
     _raise_file_limit()
     bounds = RequestBounds(
@@ -71,26 +75,8 @@ async def serve(
         body_timeout_s=server.body_timeout_s,
         idle_timeout_s=_KEEP_ALIVE_S,
     )
-    ends = [
-        _End(
-            each.socket,
-            uvicorn.Config(
-                each.app,
-                http=api_protocol(endpoint, bounds, clock, takes_completions=each.takes_completions),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=_KEEP_ALIVE_S,
-                timeout_graceful_shutdown=math.ceil(server.stop_timeout_s),
-            ),
-            tls.context if tls is not None and each.is_secured else None,
-        )
-        for each in listeners
-    ]
-    running = _Server(ends, server.header_timeout_s, when_ready)
+    ends = [_end(each, endpoint, bounds, server, clock, tls) for each in listeners]
+    running = _Server(ends, server.header_timeout_s, when_ready, when_stopping)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, running.stop)
@@ -115,18 +101,52 @@ class _End(msgspec.Struct, frozen=True):
     tls: ssl.SSLContext | None
 
 
+def _end(
+    listener: Listener,
+    endpoint: CompletionEndpoint | None,
+    bounds: RequestBounds,
+    server: Server,
+    clock: Clock,
+    tls: ServerTls | None,
+) -> _End:
+    config = uvicorn.Config(
+        listener.app,
+        http=api_protocol(endpoint, bounds, clock, takes_completions=listener.takes_completions),
+        # Taken over by ``http_protocol`` where they are served, so that nobody else loads what they need.
+        ws="none",
+        ws_max_size=_SOCKET_MOST_BYTES,
+        # Each compressor would cost more memory than all else of a client.
+        ws_per_message_deflate=False,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=math.ceil(server.stop_timeout_s),
+    )
+    return _End(listener.socket, config, tls.context if tls is not None and listener.is_secured else None)
+
+
 class _Server(uvicorn.Server):
     """uvicorn, on several listeners at once, ended by our signal handlers.
 
     Its own handlers raise the signal again before anything else can be closed.
     """
 
-    def __init__(self, ends: Sequence[_End], handshake_timeout_s: float, when_ready: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        ends: Sequence[_End],
+        handshake_timeout_s: float,
+        when_ready: Callable[[], None] | None,
+        when_stopping: Callable[[], None] | None,
+    ) -> None:
         # Of its configuration the server itself uses what is the same for all.
         super().__init__(ends[0].config)
         self._ends = ends
         self._handshake_timeout_s = handshake_timeout_s
         self._when_ready = when_ready
+        self._when_stopping = when_stopping
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -159,6 +179,8 @@ class _Server(uvicorn.Server):
             return
         _LOG.info("stopping: calls in flight are finished first")
         self.should_exit = True
+        if self._when_stopping is not None:
+            self._when_stopping()
 
 
 def _protocol(config: uvicorn.Config, state: ServerState) -> asyncio.Protocol:

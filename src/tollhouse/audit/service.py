@@ -1,15 +1,23 @@
 """Writing to the audit log outside of another change's transaction."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
+
+import sqlalchemy as sa
 
 from tollhouse.audit import store
 from tollhouse.audit.model import AuditEntry
-from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.events import outbox
+from tollhouse.events.model import NewEvent
+from tollhouse.kit.clock import Clock, epoch_ms, utc_text
 from tollhouse.storage.database import Database
 
 SYSTEM = "system"
 """The actor of what nobody asked for."""
+
+# What is also told as an event, of the type ``ai.`` and the action.
+_TOLD = frozenset({"provider.switched", "breaker.open", "breaker.half_open", "breaker.closed"})
 
 
 class AuditLog:
@@ -40,5 +48,24 @@ class AuditLog:
         await self.record_all([AuditEntry(now, SYSTEM, action, tenant_id, target, before, after)])
 
     async def record_all(self, entries: Sequence[AuditEntry]) -> None:
-        """Write several entries in one transaction; raises as ``record``."""
-        await self._database.write(lambda connection: store.append_all(connection, entries))
+        """Write several entries in one transaction, and the events that tell of them; raises as ``record``."""
+
+        def work(connection: sa.Connection) -> None:
+            outbox.append_all(connection, _events(entries))
+            # Last, since nobody else can write to the audit log from then on.
+            store.append_all(connection, entries)
+
+        await self._database.write(work)
+
+
+def _events(entries: Sequence[AuditEntry]) -> Iterator[NewEvent]:
+    for entry in entries:
+        if entry.action in _TOLD:
+            yield NewEvent(
+                type=f"ai.{entry.action}",
+                tenant_id=entry.tenant_id,
+                user_id="",
+                subject=entry.target,
+                data={"before": entry.before, "after": entry.after},
+                at_ms=epoch_ms(datetime.fromisoformat(entry.created_at)),
+            )

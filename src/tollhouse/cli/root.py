@@ -11,6 +11,7 @@ from tollhouse.cli.edge import edge
 from tollhouse.cli.features import feature
 from tollhouse.cli.keys import key
 from tollhouse.cli.migrate import migrate
+from tollhouse.cli.notifier import notifier
 from tollhouse.cli.options import Root
 from tollhouse.cli.reconcile import reconcile
 from tollhouse.cli.serve import serve
@@ -29,5 +30,7 @@ def root() -> None:
     """
 
 
-for _command in (demo, serve, migrate, doctor, tenant, feature, key, budget, usage, reconcile, audit, verify, edge):
+for _command in (
+    demo, serve, notifier, migrate, doctor, tenant, feature, key, budget, usage, reconcile, audit, verify, edge,
+):  # fmt: skip
     root.add_command(_command)

@@ -83,7 +83,15 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets
             log.info("serving", url=url, admin_url=admin_url or url, version=__version__, pid=os.getpid())
 
         listeners = _listeners(config, sockets, service, clock)
-        await serve_api(listeners, service.endpoint, config.server, clock, tls=tls, when_ready=tell)
+        await serve_api(
+            listeners,
+            service.endpoint,
+            config.server,
+            clock,
+            tls=tls,
+            when_ready=tell,
+            when_stopping=service.end_streams,
+        )
     log.info("stopped")
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from tollhouse.config.events import Events, Webhooks
 from tollhouse.config.guardrails import Feature, Guardrails
 from tollhouse.config.rules import (
     PATHS,
@@ -390,6 +391,8 @@ class Config(Section, frozen=True):
     shedding: Shedding = Shedding()
     idempotency: Idempotency = Idempotency()
     ledger: Ledger = Ledger()
+    events: Events = Events()
+    webhooks: Webhooks = Webhooks()
     edge: Edge = Edge()
     guardrails: Guardrails = Guardrails()
     features: dict[Name, Feature] = {}

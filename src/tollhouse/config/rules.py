@@ -64,6 +64,11 @@ def is_base_url(text: str) -> bool:
     return parts.scheme in {"http", "https"} and has_host_only and port_is_usable and "#" not in text
 
 
+def is_origin(text: str) -> bool:
+    """Whether a text is the origin of a web page: scheme, host and port, as browsers send it."""
+    return is_base_url(text) and text.count("/") == 2 and text == text.lower() and "?" not in text
+
+
 def is_database_url(text: str) -> bool:
     """Whether a text is the address of a database that lasts."""
     if not text.isprintable():

@@ -42,6 +42,7 @@ class Keyring:
         self._principals: dict[bytes, tuple[bytes, Principal]] = {}
         self._revoked: dict[bytes, tuple[bytes, str]] = {}
         self._unused: set[str] = set()
+        self._in_force: set[str] = set()
         self.when_first_used: Callable[[str], None] = lambda _: None
         self._trusted: dict[bytes, tuple[bytes, Principal]] = {}
         self._meanwhile: list[_Change] = []
@@ -70,6 +71,7 @@ class Keyring:
         keys = await self._database.read(store.everything)
         self._principals = dict(self._trusted)
         self._revoked, self._unused = {}, set()
+        self._in_force = {principal.key_id for _, principal in self._trusted.values()}
         for key in keys:
             if key.revoked_at is None:
                 self._put(key)
@@ -82,6 +84,14 @@ class Keyring:
     def digest(self, api_key: str) -> bytes:
         """Return the digest under which a key is stored: HMAC-SHA-256 under the pepper."""
         return hmac.digest(self._pepper, api_key.encode(), hashlib.sha256)
+
+    def derive(self, purpose: bytes) -> bytes:
+        """Return a secret of this database for another purpose, which reveals nothing of its keys."""
+        return hmac.digest(self._pepper, b"tollhouse " + purpose, hashlib.sha256)
+
+    def is_in_force(self, key_id: str) -> bool:
+        """Whether a key of that id would be accepted now."""
+        return key_id in self._in_force
 
     def identify(self, api_key: str) -> Principal:
         """Return who calls with a key; raises Unauthorized for one that is unknown, and KeyRevoked.
@@ -118,6 +128,7 @@ class Keyring:
         digest = self.digest(api_key)
         self._trusted[digest[:_INDEX_BYTES]] = (digest, principal)
         self._principals[digest[:_INDEX_BYTES]] = (digest, principal)
+        self._in_force.add(principal.key_id)
 
     def accept(self, key: ServiceKey) -> None:
         """Let a key that is on record call."""
@@ -132,11 +143,13 @@ class Keyring:
     def _put(self, key: ServiceKey) -> None:
         digest = bytes.fromhex(key.digest)
         self._principals[digest[:_INDEX_BYTES]] = (digest, key.principal())
+        self._in_force.add(key.key_id)
         if key.first_used_at is None:
             self._unused.add(key.key_id)
 
     def _drop(self, key: ServiceKey) -> None:
         self._principals.pop(bytes.fromhex(key.digest)[:_INDEX_BYTES], None)
+        self._in_force.discard(key.key_id)
         self._note_revoked(key)
         self._recognised.clear()
 

@@ -264,4 +264,84 @@ CREATE INDEX ai_guardrail_findings_call ON ai_guardrail_findings (request_id);
 
 CREATE INDEX ai_guardrail_findings_tenant ON ai_guardrail_findings (tenant_id, id);
 
-INSERT INTO alembic_version VALUES ('0006')
+CREATE TABLE ai_events (
+	id INTEGER NOT NULL,
+	position BIGINT,
+	event_id TEXT NOT NULL,
+	type TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	subject TEXT NOT NULL,
+	data TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	webhook_url TEXT NOT NULL,
+	PRIMARY KEY (id)
+);
+
+CREATE UNIQUE INDEX ai_events_position ON ai_events (position);
+
+CREATE INDEX ai_events_tenant ON ai_events (tenant_id, position);
+
+CREATE INDEX ai_events_unplaced ON ai_events (id) WHERE position IS NULL;
+
+CREATE TABLE ai_event_head (
+	id INTEGER NOT NULL,
+	last_position BIGINT DEFAULT '0' NOT NULL,
+	gone_position BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (id),
+	CONSTRAINT ai_event_head_one_row CHECK (id = 1)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_event_cursors (
+	name TEXT NOT NULL,
+	position BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (name)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_webhook_endpoints (
+	endpoint_id TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	url TEXT NOT NULL,
+	types TEXT,
+	sealed_secret BLOB NOT NULL,
+	sealed_previous BLOB,
+	previous_until TEXT,
+	is_enabled BOOLEAN NOT NULL,
+	off_reason TEXT NOT NULL,
+	failures BIGINT DEFAULT '0' NOT NULL,
+	from_position BIGINT DEFAULT '0' NOT NULL,
+	created_at TEXT NOT NULL,
+	updated_at TEXT NOT NULL,
+	PRIMARY KEY (endpoint_id)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_webhook_deliveries (
+	delivery_id TEXT NOT NULL,
+	endpoint_id TEXT NOT NULL,
+	url TEXT NOT NULL,
+	event_id TEXT NOT NULL,
+	event_type TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	payload TEXT NOT NULL,
+	state TEXT NOT NULL,
+	attempts BIGINT DEFAULT '0' NOT NULL,
+	next_at TEXT NOT NULL,
+	owner TEXT NOT NULL,
+	last_status INTEGER,
+	last_problem TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	ended_at TEXT,
+	PRIMARY KEY (delivery_id),
+	CONSTRAINT ai_webhook_deliveries_state CHECK (state IN ('waiting', 'delivered', 'dead'))
+);
+
+CREATE INDEX ai_webhook_deliveries_due ON ai_webhook_deliveries (next_at) WHERE state = 'waiting';
+
+CREATE INDEX ai_webhook_deliveries_of_endpoint ON ai_webhook_deliveries (endpoint_id, state, next_at);
+
+CREATE INDEX ai_webhook_deliveries_ended ON ai_webhook_deliveries (ended_at);
+
+INSERT INTO alembic_version VALUES ('0007')

@@ -7,32 +7,16 @@ because a NULL would be left out of keys and of equality.
 
 import sqlalchemy as sa
 
+from tollhouse.storage import event_schema as event_schema  # noqa: PLC0414 - its tables are of the metadata too
+from tollhouse.storage.columns import count as _count
+from tollhouse.storage.columns import metadata as metadata  # noqa: PLC0414
+from tollhouse.storage.columns import money as _money
+from tollhouse.storage.columns import optional_text as _optional_text
+from tollhouse.storage.columns import row_hash as _hash
+from tollhouse.storage.columns import text as _text
+
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0006"
-
-metadata = sa.MetaData()
-
-
-def _money(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
-
-
-def _text(name: str, *, key: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, primary_key=key, nullable=False)
-
-
-def _optional_text(name: str) -> sa.Column[str | None]:
-    return sa.Column(name, sa.Text, nullable=True)
-
-
-def _hash(name: str) -> sa.Column[str]:
-    # A row that a migration found is without one for a moment.
-    return sa.Column(name, sa.Text, nullable=False, server_default="")
-
-
-def _count(name: str) -> sa.Column[int]:
-    return sa.Column(name, sa.BigInteger, nullable=False, server_default="0")
-
+REVISION = "0007"
 
 tenant_ai_modules = sa.Table(
     "tenant_ai_modules",

@@ -51,6 +51,8 @@ def ask(
         usage=nothing,
         reconciliation=nothing,
         listing=nothing,
+        notifications=nothing,
+        webhooks=nothing,
         keyring=keyring,
         clock=SystemClock(),
         metrics=Metrics(),
@@ -118,8 +120,9 @@ def test_neither_pydantic_nor_the_prices_package_is_loaded():
         "import sys, tollhouse.wiring\n"
         "from tollhouse.apps.control import control_plane\n"
         "nothing = object()\n"
-        "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, listing=nothing, keyring=nothing,"
-        " clock=nothing, metrics=nothing, health=nothing, uses=nothing)\n"
+        "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, listing=nothing,"
+        " notifications=nothing, webhooks=nothing, keyring=nothing, clock=nothing, metrics=nothing,"
+        " health=nothing, uses=nothing)\n"
         "print([name for name in ('pydantic', 'genai_prices', 'polyfactory', 'httpx') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

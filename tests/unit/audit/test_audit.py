@@ -4,6 +4,9 @@ from harness.books import run_on_books
 from tollhouse.audit import store
 from tollhouse.audit.model import AuditEntry
 from tollhouse.audit.service import AuditLog
+from tollhouse.events import store as events
+from tollhouse.events.model import Selection
+from tollhouse.events.order import place_all
 
 NOW = "2026-04-10T12:00:00.000Z"
 
@@ -74,5 +77,20 @@ def test_what_the_service_did_by_itself_is_recorded_with_its_time(tmp_path):
         await log.record("provider.switched", tenant_id="42", target="req_1", before={"a": 1}, after={"b": 2})
         (_, found), *_ = await page(books)
         assert found == AuditEntry(NOW, "system", "provider.switched", "42", "req_1", {"a": 1}, {"b": 2})
+
+    run_on_books(tmp_path, scenario)
+
+
+def test_what_others_should_know_of_is_told_as_an_event_in_the_same_transaction(tmp_path):
+    async def scenario(books):
+        log = AuditLog(books.database, books.clock)
+        await log.record("provider.switched", tenant_id="42", target="req_1", before={"a": 1}, after={"b": 2})
+        await log.record("tenant.updated", tenant_id="42", target="42", before=None, after=None)
+        await place_all(books.database)
+        (event,) = await books.database.read(
+            lambda connection: events.following(connection, Selection(), after=0, limit=9)
+        )
+        assert (event.type, event.tenant_id, event.subject) == ("ai.provider.switched", "42", "req_1")
+        assert (event.data, event.created_at) == ('{"before":{"a":1},"after":{"b":2}}', NOW)
 
     run_on_books(tmp_path, scenario)

@@ -1,0 +1,1 @@
+"""Events: what happened, in one order that every reader can rely on."""

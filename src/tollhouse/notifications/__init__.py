@@ -1,0 +1,1 @@
+"""Who may follow events, and which of them."""

@@ -1,0 +1,90 @@
+"""Where a webhook may go: URLs that others choose must not become a way into the network that Tollhouse stands in.
+
+A name is resolved once for each try, each address is judged, and the connection is made to that very address: a name
+that resolves to another one the next moment (DNS rebinding) gains nothing.
+"""
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import urlsplit
+
+import msgspec
+
+from tollhouse.providers.address import Address, parse_base_url
+
+Network = IPv4Network | IPv6Network
+IpAddress = IPv4Address | IPv6Address
+
+MAX_URL = 2048
+# Addresses that hold an IPv4 address, to which a translator leads: in networks without IPv4 every name has such ones
+# (RFC 6052); and those whose translation is a network's own affair (RFC 8215).
+_TRANSLATED = ip_network("64:ff9b::/96")
+_TRANSLATED_LOCALLY = ip_network("64:ff9b:1::/48")
+
+
+class Refused(Exception):
+    """A webhook may not go there; the message says why, and is fit for whoever chose the URL."""
+
+
+class Destination(msgspec.Struct, frozen=True):
+    """A URL taken apart.
+
+    Attributes:
+        target: path and query.
+    """
+
+    address: Address
+    target: str
+
+
+def parse_destination(url: str) -> Destination:
+    """Take a webhook's URL apart; raises ValueError with what was expected, which never repeats the URL."""
+    if len(url) > MAX_URL:
+        raise ValueError(f"expected a URL of at most {MAX_URL} characters")
+    try:
+        base = parse_base_url(url)
+    except ValueError as error:
+        raise ValueError(
+            str(error).replace("base_url", "the URL").removesuffix(": the key belongs into api_key")
+        ) from None
+    parts = urlsplit(url)
+    return Destination(base.address, (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
+
+
+def is_public(address: IpAddress) -> bool:
+    """Whether an address is anybody's on the internet, and no network's own."""
+    if isinstance(address, IPv6Address):
+        if address in _TRANSLATED:
+            return is_public(IPv4Address(address.packed[-4:]))
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        # Ways through other networks, whose ends nobody can judge from here.
+        if address in _TRANSLATED_LOCALLY or address.sixtofour is not None or address.teredo is not None:
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
+
+
+async def pinned(address: Address, allowed: Sequence[Network]) -> IpAddress:
+    """Return the address that a webhook is to be sent to.
+
+    Args:
+        allowed: networks to which one may go although they are not public.
+
+    Raises:
+        Refused: the name has none to which one may go, or plain HTTP would leave these networks.
+        OSError: the name cannot be resolved.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    addresses = [ip_address(entry[4][0]) for entry in found if "%" not in str(entry[4][0])]
+    for candidate in addresses:
+        is_own = any(candidate.version == network.version and candidate in network for network in allowed)
+        if is_own:
+            return candidate
+        if is_public(candidate):
+            if address.scheme != "https":
+                raise Refused("plain http:// is only for the networks of [webhooks] allow_networks; expected https://")
+            return candidate
+    raise Refused("it leads into a private network; [webhooks] allow_networks names those that may be reached")

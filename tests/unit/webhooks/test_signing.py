@@ -1,0 +1,48 @@
+import base64
+import hashlib
+import hmac
+
+import pytest
+from cryptography.exceptions import InvalidTag
+
+from tollhouse.webhooks.signing import Vault, new_secret, secret_text, signed_headers
+
+# The example of the specification (https://github.com/standard-webhooks/standard-webhooks, its libraries' tests).
+SPEC_SECRET = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+SPEC_BODY = b'{"test": 2432232314}'
+
+
+def test_a_signature_is_that_of_the_specification():
+    headers = signed_headers([SPEC_SECRET], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, SPEC_BODY)
+    assert headers == {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    }
+
+
+def test_a_receiver_that_knows_either_secret_is_satisfied():
+    old, new = new_secret(), new_secret()
+    sent = signed_headers([new, old], "evt_1", 1_775_000_000, b"{}")["webhook-signature"].split(" ")
+    for secret in (old, new):
+        key = base64.b64decode(secret_text(secret).removeprefix("whsec_"))
+        expected = hmac.digest(key, b"evt_1.1775000000.{}", hashlib.sha256)
+        assert f"v1,{base64.b64encode(expected).decode()}" in sent
+    assert len(sent) == 2
+
+
+def test_a_secret_has_the_length_that_the_specification_asks_for():
+    text = secret_text(new_secret())
+    assert text.startswith("whsec_")
+    assert 24 <= len(base64.b64decode(text.removeprefix("whsec_"))) <= 64
+
+
+def test_a_sealed_secret_is_of_no_use_without_its_key_or_at_another_endpoint():
+    vault = Vault(b"k" * 32)
+    sealed = vault.seal(b"the secret", "whe_1")
+    assert b"the secret" not in sealed
+    assert vault.open(sealed, "whe_1") == b"the secret"
+    assert vault.seal(b"the secret", "whe_1") != sealed
+    for other, endpoint_id in ((vault, "whe_2"), (Vault(b"K" * 32), "whe_1")):
+        with pytest.raises(InvalidTag):
+            other.open(sealed, endpoint_id)
