@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable
-from typing import TYPE_CHECKING, SupportsIndex
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from tollhouse.client.errors import (
     ConnectionLost,
@@ -184,6 +184,9 @@ class AsyncConnections:
         loop = asyncio.get_running_loop()
         reader = _Reader(limit=READ_BYTES, loop=loop)
         timeout_s = min(self._settings.connect_timeout_s, left())
+        # Other loops than asyncio's own, such as uvloop's, try one address after the other, and know no such argument.
+        is_asyncios = isinstance(loop, asyncio.BaseEventLoop)
+        staggered: dict[str, Any] = {"happy_eyeballs_delay": _HAPPY_EYEBALLS_DELAY_S} if is_asyncios else {}
         try:
             async with asyncio.timeout(max(0.0, timeout_s)):
                 transport, protocol = await loop.create_connection(
@@ -192,7 +195,7 @@ class AsyncConnections:
                     origin.port,
                     ssl=self._tls,
                     server_hostname=origin.host if self._tls is not None else None,
-                    happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY_S,
+                    **staggered,
                 )
         except TimeoutError:
             raise NotConnected(

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+import uvloop
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -164,6 +165,16 @@ def test_many_tasks_share_a_client(server):
 
     assert [each.content for each in asyncio.run(main())] == ["Hello"] * 60
     assert server.connections <= 4
+
+
+def test_uvloops_event_loop_will_do(server):
+    async def main():
+        client = AsyncClient(server.url, "th_key")
+        answer = await client.complete(model="m", user_message="q")
+        await client.close()
+        return answer.content
+
+    assert uvloop.run(main())
 
 
 def test_a_cancelled_call_gives_everything_back(server):
