@@ -15,6 +15,7 @@ TollhouseError
 ├── MethodNotAllowed         405 ai_method_not_allowed
 ├── RequestTimeout           408 ai_request_timeout
 ├── IdempotencyInFlight      409 ai_idempotency_in_flight
+├── Conflict                 409 ai_conflict
 ├── EventsGone               410 ai_events_gone
 ├── RequestTooLarge          413 ai_request_too_large
 ├── InvalidRequest           422 ai_invalid_request
@@ -160,6 +161,13 @@ class IdempotencyInFlight(TollhouseError):
 
     status = 409
     code = "ai_idempotency_in_flight"
+
+
+class Conflict(TollhouseError):
+    """What it is asked for cannot be done in the state that it is in."""
+
+    status = 409
+    code = "ai_conflict"
 
 
 class EventsGone(TollhouseError):

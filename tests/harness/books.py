@@ -18,7 +18,6 @@ from harness import engines
 from harness.clock import FakeClock
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation
-from tollhouse.engines import _give_back, assemble_cluster
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.service import Gate
 from tollhouse.gate.sqlite import SqliteGate
@@ -40,6 +39,7 @@ from tollhouse.storage.schema import ai_budgets, ai_instances, ai_rate_limits, a
 from tollhouse.storage.sqlite import SqliteDatabase
 from tollhouse.tenants import store as tenants
 from tollhouse.tenants.model import Feature, TenantModule
+from tollhouse.wiring.engines import _give_back, assemble_cluster
 
 _numbers = count(1)
 LEASE_S = 10

@@ -40,7 +40,7 @@ _PRELOADED = (
     "tollhouse.ledger.postgres",
     "tollhouse.storage.postgres.database",
     "tollhouse.telemetry.logs",
-    "tollhouse.wiring",
+    "tollhouse.wiring.service",
     "uvloop",
 )
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "TZ", "LC_", "LANG")

@@ -28,6 +28,7 @@ from tollhouse.billing.service import UsageReports
 from tollhouse.budgets.model import Reservation
 from tollhouse.completions.listing import ModelListing
 from tollhouse.completions.models import Models
+from tollhouse.config import Config
 from tollhouse.config.events import Events, Webhooks
 from tollhouse.events.feed import Feed
 from tollhouse.gate.admission import Admission
@@ -47,6 +48,8 @@ from tollhouse.storage.database import Database
 from tollhouse.telemetry.metrics import Metrics
 from tollhouse.webhooks.service import WebhookAdministration
 from tollhouse.webhooks.signing import Vault
+from tollhouse.wiring.engines import Engine
+from tollhouse.wiring.workers import make_jobs
 
 ADMIN = "the-admin-key-of-the-configuration"
 USD = 1_000_000_000
@@ -118,11 +121,15 @@ class Plane:
         metrics = Metrics()
         self.uses = NotableUses(database, self.clock, mark_used)
         keyring.when_first_used = partial(self.uses.note, FIRST_USED)
+        jobs = make_jobs(Config(), Engine(database, ledger, keyring, database), self.clock)
         app = control_plane(
             administration=administration,
             usage=UsageReports(database, self.clock),
             listing=ModelListing(Models({}, {}, PriceBook({}, {}, self.clock)), database),
             reconciliation=Reconciliation(database, self.clock, _no_prices, {}),
+            jobs=jobs.jobs,
+            dead_letters=jobs.dead_letters,
+            schedules=jobs.schedules,
             keyring=keyring,
             clock=self.clock,
             metrics=metrics,

@@ -33,6 +33,10 @@ from tollhouse.billing.service import UsageReports
 from tollhouse.completions.listing import ModelListing
 from tollhouse.completions.wire.registry import api_around
 from tollhouse.errors import Forbidden
+from tollhouse.jobs.dead_letters import DeadLetters
+from tollhouse.jobs.routes import DeadLetterRoutes, JobRoutes, ReportRoutes, ScheduleRoutes
+from tollhouse.jobs.scheduling import Schedules
+from tollhouse.jobs.service import Jobs
 from tollhouse.keys.bearer import client_key
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import ADMIN_KEY_ID, Keyring
@@ -49,7 +53,15 @@ _MAX_BODY_BYTES = 1024 * 1024
 _BEARER = [{"bearer": list[str]()}]
 _Connection = ASGIConnection[Any, Any, Any, State]
 
-_FOR_SUPER_ADMINS = (TenantRoutes, KeyRoutes, AuditRoutes, ReconciliationRoutes, WebhookRoutes, DeliveryRoutes)
+_FOR_SUPER_ADMINS = (
+    TenantRoutes,
+    KeyRoutes,
+    AuditRoutes,
+    ReconciliationRoutes,
+    WebhookRoutes,
+    DeliveryRoutes,
+    DeadLetterRoutes,
+)
 _OPENAPI = OpenAPIConfig(
     title="Tollhouse",
     version=__version__,
@@ -95,6 +107,9 @@ def control_plane(
     administration: Administration,
     usage: UsageReports,
     reconciliation: Reconciliation,
+    jobs: Jobs,
+    dead_letters: DeadLetters,
+    schedules: Schedules,
     listing: ModelListing,
     notifications: Notifications,
     webhooks: WebhookAdministration,
@@ -109,25 +124,15 @@ def control_plane(
     Every address needs a key, unless it says otherwise; those under ``/admin`` need a super-admin's.
     """
     app = _ControlPlane(
-        [
-            Router(
-                "/",
-                route_handlers=_FOR_SUPER_ADMINS,
-                guards=[_super_admins],
-                request_class=ExactRequest,
-                security=_BEARER,
-            ),
-            Router("/", route_handlers=[EventRoutes], request_class=ExactRequest, security=_BEARER),
-            Router("/", route_handlers=[UsageRoutes, ModelRoutes, GoogleModelRoutes], security=_BEARER),
-            complete,
-            *CLIENTS,
-            *OPERATIONS,
-        ],
+        _handlers(),
         guards=[_identified(keyring, uses), _decode_ids],
         dependencies={
             "administration": _provided(administration),
             "usage": _provided(usage),
             "listing": _provided(listing),
+            "jobs": _provided(jobs),
+            "schedules": _provided(schedules),
+            "dead_letters": _provided(dead_letters),
             "webhooks": _provided(webhooks),
             "notifications": _provided(notifications),
             "reconciliation": _provided(reconciliation),
@@ -149,6 +154,28 @@ def control_plane(
 
 def _provided(part: object) -> Provide:
     return Provide(lambda: part, sync_to_thread=False)
+
+
+def _handlers() -> list[ControllerRouterHandler]:
+    return [
+        Router(
+            "/",
+            route_handlers=_FOR_SUPER_ADMINS,
+            guards=[_super_admins],
+            request_class=ExactRequest,
+            security=_BEARER,
+        ),
+        Router(
+            "/",
+            route_handlers=[JobRoutes, ReportRoutes, ScheduleRoutes, EventRoutes],
+            request_class=ExactRequest,
+            security=_BEARER,
+        ),
+        Router("/", route_handlers=[UsageRoutes, ModelRoutes, GoogleModelRoutes], security=_BEARER),
+        complete,
+        *CLIENTS,
+        *OPERATIONS,
+    ]
 
 
 def _identified(keyring: Keyring, uses: NotableUses) -> Guard:

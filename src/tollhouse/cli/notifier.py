@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 )
 @click.pass_obj
 def notifier(options: Options, host: str | None, port: int | None) -> None:
-    """Tell events at /events and send webhooks, until SIGTERM or Ctrl-C; on PostgreSQL.
+    """Tell events and send webhooks, until SIGTERM or Ctrl-C.
 
-    `tollhouse serve` does so too. A process of its own keeps thousands of clients away from those that take calls. Any
-    number of them may run.
+    On PostgreSQL; `tollhouse serve` does so too. A process of its own keeps thousands of clients away from those that
+    take calls. Any number of them may run.
     """
     import msgspec
     import uvloop
@@ -51,7 +51,7 @@ async def _serve(config: "Config", secrets: "Secrets", sockets: "Sockets") -> No
     from tollhouse.apps.serve import serve as serve_events
     from tollhouse.apps.tls import ServerTls, tls_settings
     from tollhouse.kit.clock import SystemClock
-    from tollhouse.wiring import open_notifier
+    from tollhouse.wiring.notifiers import open_notifier
 
     clock = SystemClock()
     settings = tls_settings(config.server)

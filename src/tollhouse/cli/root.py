@@ -9,6 +9,7 @@ from tollhouse.cli.demo.command import demo
 from tollhouse.cli.doctor.command import doctor
 from tollhouse.cli.edge import edge
 from tollhouse.cli.features import feature
+from tollhouse.cli.jobs import jobs
 from tollhouse.cli.keys import key
 from tollhouse.cli.migrate import migrate
 from tollhouse.cli.notifier import notifier
@@ -18,6 +19,7 @@ from tollhouse.cli.serve import serve
 from tollhouse.cli.tenants import tenant
 from tollhouse.cli.usage import usage
 from tollhouse.cli.verify import verify
+from tollhouse.cli.worker import worker
 
 
 @click.group(cls=Root, context_settings={"help_option_names": ["-h", "--help"]})
@@ -31,6 +33,7 @@ def root() -> None:
 
 
 for _command in (
-    demo, serve, notifier, migrate, doctor, tenant, feature, key, budget, usage, reconcile, audit, verify, edge,
+    demo, serve, worker, notifier, migrate, doctor, tenant, feature, key, budget, usage, jobs, reconcile, audit, verify,
+    edge,
 ):  # fmt: skip
     root.add_command(_command)

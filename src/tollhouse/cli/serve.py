@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tollhouse.apps.serve import Listener
     from tollhouse.config import Config, Secrets
     from tollhouse.kit.clock import Clock
-    from tollhouse.wiring import Service
+    from tollhouse.wiring.service import Service
 
 
 @click.command(cls=Command)
@@ -38,7 +38,7 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
 
     configure_logs(as_json=options.as_json or not sys.stderr.isatty(), level="info")
     config = options.config()
-    secrets = resolve_secrets(config, options.environ)
+    secrets = resolve_secrets(config, options.environ, worker=True)
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **overrides))
     # Bound before the database is opened: a port that is taken is found at once, and callers wait instead of failing.
@@ -66,7 +66,7 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets
 
     from tollhouse.apps.serve import serve as serve_api
     from tollhouse.storage.lock import Owner
-    from tollhouse.wiring import open_service
+    from tollhouse.wiring.service import open_service
 
     log = structlog.get_logger("tollhouse.start")
     url = url_of(sockets.public, is_tls=tls is not None)
@@ -77,6 +77,7 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets
         def tell() -> None:
             # From here on, other commands find this process and ask it.
             service.describe(Owner(os.getpid(), url, service.operator_token, commands_url))
+            service.begin_work(url)
             click.echo(f"Tollhouse {__version__} serves at {url}")
             if admin_url:
                 click.echo(f"Its administration is at {admin_url}")

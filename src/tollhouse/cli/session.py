@@ -167,7 +167,7 @@ def _embedded(config: Config, secrets: Secrets) -> Iterator[Session]:
 def _control_plane(config: Config, secrets: Secrets) -> Iterator[Session]:
     """Serve the session from within this process; raises DatabaseInUse, StartError."""
     from tollhouse.cli.asgi_client import ask
-    from tollhouse.wiring import open_control_plane
+    from tollhouse.wiring.control import open_control_plane
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()

@@ -192,7 +192,7 @@ class Planner:
                 response_schema=body.response_schema,
                 is_stream=body.stream,
             ),
-            _feature(whose, principal),
+            feature_of(whose, principal),
         )
         claimed = None
         if idempotency_key is not None:
@@ -227,7 +227,7 @@ class Planner:
         limit = asked.max_tokens
         if limit is None:
             limit = candidates[0].candidate.max_output_tokens or self._limits.default_max_output_tokens
-        asked, body_bytes, found = self._guarded_request(api, asked, raw, _feature(whose, principal))
+        asked, body_bytes, found = self._guarded_request(api, asked, raw, feature_of(whose, principal))
         weight = weigh(
             asked.body,
             body_bytes,
@@ -284,8 +284,8 @@ class Planner:
         request_id: str,
         found: Guarded | None,
     ) -> Call:
-        tenant_id = _tenant(whose, principal)
-        feature_slug = _feature(whose, principal)
+        tenant_id = tenant_of(whose, principal)
+        feature_slug = feature_of(whose, principal)
         if not feature_slug:
             raise InvalidRequest("feature_slug: is required, as this key has no feature of its own")
         limit = candidates[0].candidate.max_output_tokens
@@ -373,15 +373,16 @@ def _max_input_tokens(candidate: Candidate, weight: Weight, max_searches: int) -
 def _charged(whose: Whose, principal: Principal) -> tuple[str | None, str | None, str]:
     """Return whom a call is charged to, as far as that is known before it is checked."""
     tenant_id = principal.only_tenant if whose.tenant_id is None else whose.tenant_id
-    return tenant_id, _feature(whose, principal), whose.user_id
+    return tenant_id, feature_of(whose, principal), whose.user_id
 
 
-def _feature(whose: Whose, principal: Principal) -> str | None:
+def feature_of(whose: Whose, principal: Principal) -> str | None:
+    """Return what the call is for."""
     return whose.feature_slug or principal.feature_slug
 
 
-def _tenant(whose: Whose, principal: Principal) -> str:
-    """Return whom the call is charged to."""
+def tenant_of(whose: Whose, principal: Principal) -> str:
+    """Return whom the call is charged to; raises Forbidden, InvalidRequest or TenantForbidden."""
     if not principal.may_complete:
         raise Forbidden("this key may read usage, but not make calls: its role is reader")
     tenant_id = principal.only_tenant if whose.tenant_id is None else whose.tenant_id

@@ -23,12 +23,12 @@ def decode_body(raw: bytes) -> CompleteBody:
         body = decode_json(_decoder, raw)
     except ValueError as error:
         raise InvalidRequest(str(error)) from None
-    _check(body)
+    check(body)
     return body
 
 
-def _check(body: CompleteBody) -> None:
-    """Check what a type cannot say."""
+def check(body: CompleteBody) -> None:
+    """Check what a type cannot say; raises InvalidRequest."""
     if (body.user_message is None) == (body.messages is None):
         raise InvalidRequest("user_message: expected either user_message or messages, and not both")
     if not f"{body.tenant_id}{body.user_id}{body.feature_slug}{body.model}".isprintable():

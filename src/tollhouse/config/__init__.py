@@ -14,12 +14,12 @@ from tollhouse.config.model import (
     Price,
     Provider,
     ProviderKind,
-    SecretReference,
     Server,
     Tenants,
     Tier,
 )
 from tollhouse.config.secrets import Secrets, resolve_secrets
+from tollhouse.config.values import SecretReference
 
 __all__ = [
     "Auth",

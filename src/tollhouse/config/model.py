@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from tollhouse.config.events import Events, Webhooks
 from tollhouse.config.guardrails import Feature, Guardrails
+from tollhouse.config.jobs import Jobs, Reports
 from tollhouse.config.rules import (
     PATHS,
     SERVER_NAME,
@@ -28,7 +29,6 @@ from tollhouse.config.rules import (
     is_feature_upstream,
     is_host_name,
     is_host_port,
-    is_name,
     is_network,
     is_path,
     is_plain_text,
@@ -37,27 +37,15 @@ from tollhouse.config.rules import (
     whole,
 )
 from tollhouse.config.section import Section
+from tollhouse.config.values import Name, Secret, Switch
 
 MEBIBYTE = 1024 * 1024
 
 
-class SecretReference(msgspec.Struct, frozen=True):
-    """Where a secret is kept. It never holds the secret, so a configuration may be shown and logged."""
-
-    source: Literal["env", "file"]
-    name: str
-    """The environment variable, or the file's absolute path."""
-    where: str
-    """The place in the configuration that says so, for error messages."""
-
-
-Name = Annotated[str, accepting(is_name, "a name of 1 to 128 printable characters")]
-Secret = Annotated[SecretReference, Meta(description="env:NAME or file:/path, never as plain text")]
 Usd = Annotated[Decimal, usd(1_000_000_000)]
 UsdPerMillionTokens = Annotated[Decimal, usd(100_000)]
 UsdForThousand = Annotated[Decimal, usd(100_000, SMALLEST_USD_FOR_1000)]
 ProviderKind = Literal["anthropic", "openai", "deepseek", "gemini"]
-Switch = Annotated[bool, Meta(description="true or false")]
 TlsVersion = Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')]
 Fallbacks = Annotated[tuple[str, ...], Meta(description="a list of names of other configured models, each once")]
 Share = Annotated[float, Meta(gt=0, le=1, description="a number above 0 and at most 1")]
@@ -393,6 +381,8 @@ class Config(Section, frozen=True):
     ledger: Ledger = Ledger()
     events: Events = Events()
     webhooks: Webhooks = Webhooks()
+    jobs: Jobs = Jobs()
+    reports: Reports = Reports()
     edge: Edge = Edge()
     guardrails: Guardrails = Guardrails()
     features: dict[Name, Feature] = {}

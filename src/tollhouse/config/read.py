@@ -8,9 +8,9 @@ from typing import Any, Literal
 import msgspec
 
 from tollhouse.config.environment import Override
-from tollhouse.config.model import SecretReference
 from tollhouse.config.problems import Problems, did_you_mean, listed
 from tollhouse.config.schema import KeyPath, Names, Node, Table, Value, node_of
+from tollhouse.config.values import SecretReference
 
 _SECRET_SOURCES: dict[Literal["env", "file"], re.Pattern[str]] = {
     "env": re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)"),

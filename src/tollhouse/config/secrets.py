@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tollhouse.config.files import read_at_most
-from tollhouse.config.model import Config, SecretReference
+from tollhouse.config.model import Config
+from tollhouse.config.values import SecretReference
 from tollhouse.errors import StartError
 
 ADMIN_KEY_LEAST_CHARACTERS = 24
@@ -23,15 +24,19 @@ class Secrets:
     provider_api_keys: dict[str, dict[str, str]] = field(repr=False)
     """By the provider's configured name: its keys by theirs, in the order of the configuration; ``api_key`` is the name
     of an only one. A provider without any has none."""
+    worker_key: str | None = field(default=None, repr=False)
 
 
-def resolve_secrets(config: Config, environ: Mapping[str, str], *, providers: bool = True) -> Secrets:
+def resolve_secrets(
+    config: Config, environ: Mapping[str, str], *, providers: bool = True, worker: bool = False
+) -> Secrets:
     """Return the secrets that a configuration refers to.
 
     Args:
         config: the configuration.
         environ: the environment that it was loaded with.
         providers: False leaves the providers' keys alone, for commands that call no provider.
+        worker: whether the key that workers call with is needed.
 
     Raises:
         StartError: secrets are missing, empty or unusable; one line for each, with the place of the key
@@ -40,6 +45,7 @@ def resolve_secrets(config: Config, environ: Mapping[str, str], *, providers: bo
     vault = _Vault(environ)
     admin_key = vault.key(config.auth.admin_key, ADMIN_KEY_LEAST_CHARACTERS)
     pepper = vault.secret(config.auth.pepper)
+    worker_key = vault.key(config.jobs.api_key, least_characters=1) if worker else None
     api_keys: dict[str, dict[str, str]] = {}
     for name, provider in config.providers.items() if providers else ():
         references = {key: entry.api_key for key, entry in provider.keys.items()}
@@ -50,7 +56,7 @@ def resolve_secrets(config: Config, environ: Mapping[str, str], *, providers: bo
                 api_keys.setdefault(name, {})[key] = api_key
     if vault.problems:
         raise StartError("\n".join(vault.problems))
-    return Secrets(admin_key=admin_key, pepper=pepper, provider_api_keys=api_keys)
+    return Secrets(admin_key=admin_key, pepper=pepper, provider_api_keys=api_keys, worker_key=worker_key)
 
 
 class _Vault:

@@ -344,4 +344,87 @@ CREATE INDEX ai_webhook_deliveries_of_endpoint ON ai_webhook_deliveries (endpoin
 
 CREATE INDEX ai_webhook_deliveries_ended ON ai_webhook_deliveries (ended_at);
 
-INSERT INTO alembic_version VALUES ('0007')
+CREATE TABLE ai_jobs (
+	job_id TEXT NOT NULL,
+	parent_id TEXT NOT NULL,
+	position BIGINT DEFAULT '0' NOT NULL,
+	queue TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	feature_slug TEXT NOT NULL,
+	model TEXT NOT NULL,
+	service TEXT NOT NULL,
+	key_id TEXT NOT NULL,
+	template TEXT NOT NULL,
+	output TEXT NOT NULL,
+	rank BIGINT DEFAULT '0' NOT NULL,
+	state TEXT NOT NULL,
+	attempts BIGINT DEFAULT '0' NOT NULL,
+	crashes BIGINT DEFAULT '0' NOT NULL,
+	delays BIGINT DEFAULT '0' NOT NULL,
+	generation BIGINT DEFAULT '0' NOT NULL,
+	run BIGINT DEFAULT '0' NOT NULL,
+	worker TEXT NOT NULL,
+	due_ms BIGINT,
+	lease_ms BIGINT,
+	parts BIGINT DEFAULT '0' NOT NULL,
+	parts_complete BIGINT DEFAULT '0' NOT NULL,
+	parts_failed BIGINT DEFAULT '0' NOT NULL,
+	error_code TEXT NOT NULL,
+	error_message TEXT NOT NULL,
+	sealed_request BLOB,
+	sealed_result BLOB,
+	webhook_url TEXT NOT NULL,
+	claim_id TEXT,
+	body_digest TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	started_at TEXT,
+	finished_at TEXT,
+	expires_at TEXT,
+	PRIMARY KEY (job_id),
+	CONSTRAINT ai_jobs_state CHECK (state IN ('queued', 'processing', 'complete', 'failed', 'cancelled')),
+	CONSTRAINT ai_jobs_claim UNIQUE (claim_id)
+);
+
+CREATE INDEX ai_jobs_due ON ai_jobs (tenant_id, rank, due_ms, job_id) WHERE state = 'queued' AND due_ms IS NOT NULL;
+
+CREATE INDEX ai_jobs_leases ON ai_jobs (lease_ms) WHERE lease_ms IS NOT NULL;
+
+CREATE INDEX ai_jobs_parts ON ai_jobs (parent_id, position) WHERE parent_id <> '';
+
+CREATE INDEX ai_jobs_ends ON ai_jobs (state, job_id) WHERE parent_id = '';
+
+CREATE INDEX ai_jobs_expiry ON ai_jobs (expires_at) WHERE expires_at IS NOT NULL;
+
+CREATE TABLE ai_job_turns (
+	tenant_id TEXT NOT NULL,
+	turn BIGINT DEFAULT '0' NOT NULL,
+	next_due_ms BIGINT,
+	PRIMARY KEY (tenant_id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ai_job_turns_waiting ON ai_job_turns (turn, tenant_id) WHERE next_due_ms IS NOT NULL;
+
+CREATE TABLE ai_job_schedules (
+	schedule_id TEXT NOT NULL,
+	name TEXT NOT NULL,
+	tenant_id TEXT NOT NULL,
+	user_id TEXT NOT NULL,
+	service TEXT NOT NULL,
+	key_id TEXT NOT NULL,
+	cron TEXT NOT NULL,
+	timezone TEXT NOT NULL,
+	sealed_request BLOB NOT NULL,
+	next_ms BIGINT NOT NULL,
+	last_job_id TEXT NOT NULL,
+	created_at TEXT NOT NULL,
+	PRIMARY KEY (schedule_id)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ai_job_schedules_next ON ai_job_schedules (next_ms);
+
+CREATE INDEX ai_job_schedules_tenant ON ai_job_schedules (tenant_id, schedule_id);
+
+INSERT INTO alembic_version VALUES ('0008')

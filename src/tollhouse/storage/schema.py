@@ -8,6 +8,7 @@ because a NULL would be left out of keys and of equality.
 import sqlalchemy as sa
 
 from tollhouse.storage import event_schema as event_schema  # noqa: PLC0414 - its tables are of the metadata too
+from tollhouse.storage import job_schema as job_schema  # noqa: PLC0414 - likewise
 from tollhouse.storage.columns import count as _count
 from tollhouse.storage.columns import metadata as metadata  # noqa: PLC0414
 from tollhouse.storage.columns import money as _money
@@ -16,7 +17,7 @@ from tollhouse.storage.columns import row_hash as _hash
 from tollhouse.storage.columns import text as _text
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0007"
+REVISION = "0008"
 
 tenant_ai_modules = sa.Table(
     "tenant_ai_modules",

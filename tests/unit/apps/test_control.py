@@ -50,6 +50,9 @@ def ask(
         administration=administration,
         usage=nothing,
         reconciliation=nothing,
+        jobs=nothing,
+        dead_letters=nothing,
+        schedules=nothing,
         listing=nothing,
         notifications=nothing,
         webhooks=nothing,
@@ -117,10 +120,11 @@ def test_an_outage_is_told_with_a_time_to_come_back():
 def test_neither_pydantic_nor_the_prices_package_is_loaded():
     """Both are installed, and would take more memory than the whole control plane."""
     code = (
-        "import sys, tollhouse.wiring\n"
+        "import sys, tollhouse.wiring.service\n"
         "from tollhouse.apps.control import control_plane\n"
         "nothing = object()\n"
         "control_plane(administration=nothing, usage=nothing, reconciliation=nothing, listing=nothing,"
+        " jobs=nothing, dead_letters=nothing, schedules=nothing,"
         " notifications=nothing, webhooks=nothing, keyring=nothing, clock=nothing, metrics=nothing,"
         " health=nothing, uses=nothing)\n"
         "print([name for name in ('pydantic', 'genai_prices', 'polyfactory', 'httpx') if name in sys.modules])"

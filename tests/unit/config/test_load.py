@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tollhouse.config.load import load_config
-from tollhouse.config.model import REFERENCE_TIERS, Config, Database, SecretReference
+from tollhouse.config.model import REFERENCE_TIERS, Config, Database
+from tollhouse.config.values import SecretReference
 from tollhouse.errors import StartError
 
 WHOLE = """\

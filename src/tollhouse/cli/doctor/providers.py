@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator, Mapping
 
 from tollhouse.apps.catalogue import compile_configured
-from tollhouse.candidates import make_upstreams
 from tollhouse.cli.doctor.finding import Finding, failed, ok, warning
 from tollhouse.config import Config
 from tollhouse.errors import StartError
@@ -12,7 +11,8 @@ from tollhouse.kit.clock import SystemClock
 from tollhouse.pricing.book import PriceBook
 from tollhouse.providers.base import NotSent
 from tollhouse.providers.transport import Upstream
-from tollhouse.wiring import configured_prices
+from tollhouse.wiring.candidates import make_upstreams
+from tollhouse.wiring.control import configured_prices
 
 
 async def examine_providers(config: Config, environ: Mapping[str, str]) -> list[Finding]:

@@ -1,7 +1,4 @@
-"""The configured models, and all that a call of one needs: adapters, transports, breakers, bulkheads, keys.
-
-A part of the composition root: with ``wiring.py`` and ``engines.py`` the only place that names concrete parts.
-"""
+"""The configured models, and all that a call of one needs: adapters, transports, breakers, bulkheads, keys."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,7 +1,4 @@
-"""The engine under the service, as the configuration names it: an embedded SQLite file, or PostgreSQL.
-
-A part of the composition root: with ``wiring.py`` the only place that names concrete parts.
-"""
+"""The engine under the service, as the configuration names it: an embedded SQLite file, or PostgreSQL."""
 
 import asyncio
 import contextlib

@@ -2,10 +2,10 @@ import re
 from pathlib import Path
 
 from tollhouse.config.load import load_config
-from tollhouse.engines import limit_rules
 from tollhouse.limits.model import Limit
+from tollhouse.wiring.engines import limit_rules
 
-LIMITS_PAGE = Path(__file__).resolve().parents[2] / "docs" / "limits.md"
+LIMITS_PAGE = Path(__file__).resolve().parents[3] / "docs" / "limits.md"
 
 
 def rules_of(folder, text):

@@ -1,0 +1,60 @@
+"""Events put together: who follows them, and where they are sent as webhooks."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from ipaddress import ip_network
+
+import msgspec
+
+from tollhouse.apps.housekeeping import forget_regularly
+from tollhouse.config import Config
+from tollhouse.events.feed import Feed
+from tollhouse.events.retention import forget_old
+from tollhouse.notifications.service import Notifications
+from tollhouse.telemetry.events import event_metrics
+from tollhouse.webhooks.dispatcher import Dispatcher
+from tollhouse.webhooks.sending import Sender
+from tollhouse.webhooks.service import WebhookAdministration
+from tollhouse.webhooks.signing import Vault
+from tollhouse.wiring.core import Core
+
+
+class EventParts(msgspec.Struct, frozen=True):
+    """What there is for events in a process that tells them."""
+
+    notifications: Notifications
+    webhooks: WebhookAdministration
+    dispatcher: Dispatcher
+
+
+def make_events(config: Config, core: Core) -> EventParts:
+    """Put together what tells events and sends webhooks; nothing runs before its duties do."""
+    engine, settings = core.engine, config.webhooks
+    gives_places = not config.database.is_embedded
+    feed = Feed(engine.database, gives_places=gives_places, poll_s=config.events.poll_s)
+    vault = Vault(engine.keyring.derive(b"webhook secrets"))
+    sender = Sender(core.clock, [ip_network(each) for each in settings.allow_networks], timeout_s=settings.timeout_s)
+    return EventParts(
+        Notifications(feed, engine.keyring, core.clock, config.events),
+        WebhookAdministration(engine.database, core.clock, vault, settings, gives_places=gives_places),
+        Dispatcher(engine.reserved, core.clock, sender, vault, settings, gives_places=gives_places),
+    )
+
+
+def event_duties(config: Config, core: Core, events: EventParts) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """Return what a process that tells events does all the time, and show it in the metrics."""
+    feed, dispatcher = events.notifications.feed, events.dispatcher
+    core.metrics.add(
+        lambda: event_metrics(feed.followers, events.notifications.dropped, dispatcher.tries, dispatcher.under_way)
+    )
+    return (
+        feed.keep_reading,
+        dispatcher.keep_delivering,
+        partial(forget_regularly, "old events", partial(_forget_old_events, config, core)),
+        partial(forget_regularly, "old webhooks", events.webhooks.forget_old),
+    )
+
+
+def _forget_old_events(config: Config, core: Core) -> Awaitable[int]:
+    gives_places = not config.database.is_embedded
+    return forget_old(core.engine.reserved, core.clock, config.events.keep_days, gives_places=gives_places)

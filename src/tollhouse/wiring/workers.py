@@ -1,0 +1,163 @@
+"""Jobs put together: the queue, what serves callers of it, and workers."""
+
+import asyncio
+import base64
+import os
+import platform
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from tollhouse.config import Config, Secrets
+from tollhouse.errors import StartError, Unavailable
+from tollhouse.jobs.dead_letters import DeadLetters
+from tollhouse.jobs.queue import JobQueue, QueueRules
+from tollhouse.jobs.scheduling import Schedules
+from tollhouse.jobs.sealing import DIGEST_PURPOSE, SEAL_PURPOSE, Seal
+from tollhouse.jobs.service import Jobs, Plan, ReportRules
+from tollhouse.jobs.templating import load_templates
+from tollhouse.keys.model import Principal
+from tollhouse.keys.pepper import StoredPepper
+from tollhouse.keys.service import Keyring, open_keyring
+from tollhouse.kit.clock import Clock
+from tollhouse.storage.database import Database
+from tollhouse.wiring.engines import Engine
+
+if TYPE_CHECKING:
+    from tollhouse.jobs.worker import Worker
+
+WORKER_KEY_ID = "worker"
+"""How the key of an embedded database's own worker is named in ledger and audit log."""
+_WORKER_KEY_PURPOSE = b"tollhouse jobs: worker key"
+_LOG = structlog.get_logger("tollhouse.start")
+
+
+class JobParts(msgspec.Struct, frozen=True):
+    """What there is for jobs in a process that serves them."""
+
+    queue: JobQueue
+    seal: Seal
+    jobs: Jobs
+    dead_letters: DeadLetters
+    schedules: Schedules
+
+
+def make_jobs(config: Config, engine: Engine, clock: Clock, plan: Plan | None = None) -> JobParts:
+    """Put together what serves callers of jobs; raises StartError for a template that is none."""
+    return _parts(config, engine.database, engine.keyring, clock, plan)
+
+
+def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, plan: Plan | None) -> JobParts:
+    reports = config.reports
+    rules = ReportRules(
+        reports.model, reports.max_tokens, reports.feature_slug, reports.max_rows, config.jobs.try_timeout_s
+    )
+    templates = load_templates(None if reports.templates is None else Path(reports.templates))
+    settings = config.jobs
+    queue_rules = QueueRules(settings.lease_s, settings.max_crashes, settings.keep_hours)
+    queue, seal = JobQueue(database, clock, queue_rules), Seal(keyring.derive(SEAL_PURPOSE))
+    jobs = Jobs(database, queue, seal, keyring.derive(DIGEST_PURPOSE), clock, templates, rules, plan)
+    dead_letters = DeadLetters(database, queue, clock)
+    return JobParts(queue, seal, jobs, dead_letters, Schedules(database, queue, seal, jobs, clock, queue.time_ms))
+
+
+def serves_jobs(config: Config) -> bool:
+    """Whether ``serve`` runs a worker too."""
+    return config.database.is_embedded if config.jobs.in_serve is None else config.jobs.in_serve
+
+
+def trust_own_worker(config: Config, secrets: Secrets, keyring: Keyring) -> str | None:
+    """Return the key that the worker of ``serve`` calls with; None where none is configured and none can be derived.
+
+    It has to be the same after a restart, since the answers kept for its calls are its own. Of an embedded database it
+    can be derived from the pepper, which is not in the database.
+    """
+    if secrets.worker_key is not None or not config.database.is_embedded:
+        return secrets.worker_key
+    key = "th_" + base64.urlsafe_b64encode(keyring.derive(_WORKER_KEY_PURPOSE)).decode().rstrip("=")
+    keyring.trust(key, Principal(WORKER_KEY_ID, WORKER_KEY_ID, "service", None))
+    return key
+
+
+@asynccontextmanager
+async def working(config: Config, parts: JobParts, url: str, api_key: str) -> AsyncIterator["Worker"]:
+    """Run a worker in the background for as long as the context lasts; leaving it finishes what is under way."""
+    worker, close = await _worker(config, parts, url, api_key)
+    if config.database.is_embedded:
+        # Whoever held something is gone: this process alone has the database.
+        await parts.queue.take_back_all()
+    running = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait({running})
+        await close()
+
+
+async def _worker(
+    config: Config, parts: JobParts, url: str, api_key: str
+) -> tuple["Worker", Callable[[], "asyncio.Future[None]"]]:
+    # Not on the way of those who serve without a worker.
+    from tollhouse.jobs.calling import ServiceCaller
+    from tollhouse.jobs.worker import Worker, WorkerRules
+
+    settings = config.jobs
+    rules = WorkerRules(
+        settings.concurrency, settings.max_tries, settings.retry_pause_s, settings.poll_s, settings.stop_timeout_s
+    )
+    try:
+        caller = ServiceCaller(url, api_key, max_calls=settings.concurrency, ca_file=settings.ca_file)
+    except (ValueError, OSError) as error:
+        raise StartError(f"[jobs] url, api_key, ca_file: {error}") from error
+    name = f"{platform.node()}:{os.getpid()}"
+    worker = Worker(name, parts.queue, parts.seal, caller, rules, parts.schedules.fire_due)
+    return worker, lambda: asyncio.ensure_future(caller.close())
+
+
+@asynccontextmanager
+async def open_worker(config: Config, secrets: Secrets, clock: Clock) -> AsyncIterator["Worker"]:
+    """Open a worker of its own process, on a database that several share; raises StartError."""
+    if config.database.is_embedded:
+        raise StartError(
+            "[database] url: an embedded database has one process, and `tollhouse serve` runs a worker in it; expected "
+            "a PostgreSQL database for workers of their own"
+        )
+    if secrets.worker_key is None:
+        raise StartError(
+            "[jobs] api_key: is missing: expected env:NAME or file:/path with a service key, which "
+            "`tollhouse key create --service worker` makes"
+        )
+    from tollhouse.storage.postgres.control import shown
+    from tollhouse.storage.postgres.database import PostgresDatabase
+
+    settings = config.database
+    database = PostgresDatabase(settings.url, timeout_s=settings.timeout_s)
+    try:
+        await database.open()
+        try:
+            keyring = await open_keyring(database, secrets.pepper, StoredPepper(database))
+        except Unavailable as error:
+            raise StartError(f"{shown(settings.url)}: cannot be used as a database: {error}") from error
+        parts = _parts(config, database, keyring, clock, None)
+        worker, close = await _worker(config, parts, service_url(config), secrets.worker_key)
+        try:
+            yield worker
+        finally:
+            await close()
+    finally:
+        await database.close()
+
+
+def service_url(config: Config) -> str:
+    """Return where workers reach the service."""
+    if config.jobs.url is not None:
+        return config.jobs.url
+    server = config.server
+    scheme = "http" if server.tls_certificate is None else "https"
+    host = f"[{server.host}]" if ":" in server.host else server.host
+    return f"{scheme}://{host}:{server.port}"

@@ -1,0 +1,147 @@
+"""Schedules on both engines: when they fire, that they fire once, and what they make."""
+
+import asyncio
+from datetime import datetime
+
+import pytest
+import sqlalchemy as sa
+
+from harness.jobs import Queue, run_on_queue
+from tollhouse.errors import InvalidRequest, NotFound
+from tollhouse.jobs.body import JobBody, ReportBody
+from tollhouse.jobs.scheduling import ScheduleBody, Schedules, next_time
+from tollhouse.jobs.sealing import Seal
+from tollhouse.jobs.service import Jobs, Reader, ReportRules
+from tollhouse.jobs.templating import load_templates
+from tollhouse.keys.model import Principal
+from tollhouse.kit.clock import epoch_ms, utc_text
+
+SHOP = Principal("key_1", "shop", "service", frozenset({"42"}), "digest")
+BOTH = Principal("key_2", "both", "service", None)
+HOURLY = ScheduleBody(cron="0 * * * *", job=JobBody(model="m", user_message="what happened?"))
+
+
+def schedules_of(queue: Queue) -> Schedules:
+    seal = Seal(b"k" * 32)
+    jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, load_templates(None), ReportRules())
+    return Schedules(queue.database, queue, seal, jobs, queue.clock, queue.time_ms)
+
+
+@pytest.mark.engine("sqlite")
+@pytest.mark.parametrize(
+    ("cron", "timezone", "expected"),
+    [
+        ("0 9 * * *", "UTC", "2026-04-11T09:00:00.000Z"),
+        ("0 9 * * *", "Africa/Kampala", "2026-04-11T06:00:00.000Z"),
+        ("*/15 * * * *", "UTC", "2026-04-10T12:15:00.000Z"),
+        ("@monthly", "UTC", "2026-05-01T00:00:00.000Z"),
+        # The hour that there is twice: once is enough.
+        ("30 2 25 10 *", "Europe/Berlin", "2026-10-25T00:30:00.000Z"),
+    ],
+)
+def test_the_next_time_goes_by_the_clock_of_its_time_zone(cron, timezone, expected):
+    after_ms = epoch_ms(datetime.fromisoformat("2026-04-10T12:00:00Z"))
+    assert utc_text(next_time(cron, timezone, after_ms)) == expected
+
+
+@pytest.mark.engine("sqlite")
+@pytest.mark.parametrize(
+    ("cron", "timezone", "told"),
+    [
+        ("every day", "UTC", "cron: expected five fields"),
+        ("0 0 30 2 *", "UTC", "cron: expected"),
+        ("* * * * *", "Mars/Base", "timezone: expected"),
+        ("* * * * *", "../../etc/passwd", "timezone: expected"),
+    ],
+)
+def test_what_names_no_time_is_refused(cron, timezone, told):
+    with pytest.raises(InvalidRequest, match=told):
+        next_time(cron, timezone, 0)
+
+
+def test_a_schedule_fires_once_however_many_look(tmp_path):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        made = await schedules.add(SHOP, HOURLY)
+        assert made.next_at == "2026-04-10T13:00:00.000Z"
+        assert await schedules.fire_due() == 0
+        queue.clock.advance(3600)
+        fired = await asyncio.gather(*(schedules.fire_due() for _ in range(4)))
+        assert sum(fired) == 1
+        assert await queue.states() == {"queued": 1}
+        found = await schedules.get(Reader(SHOP), made.schedule_id)
+        assert found.next_at == "2026-04-10T14:00:00.000Z"
+        assert found.last_job_id is not None
+        job = await queue.find(found.last_job_id)
+        assert (job.tenant_id, job.feature_slug, job.service, job.key_id) == ("42", "digest", "shop", "key_1")
+
+    run_on_queue(tmp_path, work)
+
+
+def test_what_was_missed_is_made_up_for_once(tmp_path):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        await schedules.add(SHOP, HOURLY)
+        queue.clock.advance(5.5 * 3600)
+        assert await schedules.fire_due() == 1
+        assert await schedules.fire_due() == 0
+        assert await queue.states() == {"queued": 1}
+        queue.clock.advance(0.5 * 3600)
+        assert await schedules.fire_due() == 1
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_report_is_made_anew_each_time(tmp_path):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        params = {"template": "batch-analysis", "task": "t", "rows": [1, 2]}
+        body = ScheduleBody(cron="@daily", report=ReportBody(tenant_id=42, user_id=7, params=params))
+        made = await schedules.add(BOTH, body)
+        assert (made.tenant_id, made.user_id) == (42, 7)
+        for _ in range(2):
+            queue.clock.advance(24 * 3600)
+            assert await schedules.fire_due() == 1
+        assert await queue.states() == {"queued": 6}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_schedule_whose_job_cannot_be_made_goes_on_to_its_next_time(tmp_path, capsys):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        made = await schedules.add(SHOP, HOURLY)
+        revoked = (
+            "INSERT INTO ai_service_keys (key_id, service, role, feature_slug, digest, created_at, revoked_at)"
+            " VALUES ('key_1', 'shop', 'service', '', 'd', 'x', 'y')"
+        )
+        await queue.database.write(lambda connection: connection.execute(sa.text(revoked)).close())
+        queue.clock.advance(3600)
+        assert await schedules.fire_due() == 1
+        assert await queue.states() == {}
+        assert (await schedules.get(Reader(SHOP), made.schedule_id)).next_at == "2026-04-10T14:00:00.000Z"
+
+    run_on_queue(tmp_path, work)
+    assert "has been revoked" in capsys.readouterr().out
+
+
+def test_a_schedule_is_there_for_whose_it_is_alone(tmp_path):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        made = await schedules.add(SHOP, HOURLY)
+        other = Reader(Principal("key_3", "x", "service", frozenset({"43"})))
+        for stranger in (other, Reader(SHOP, tenant_id="43"), Reader(SHOP, user_id="7")):
+            assert (await schedules.of_tenant(stranger, "42")).schedules == []
+            with pytest.raises(NotFound):
+                await schedules.remove(stranger, made.schedule_id)
+        assert (await schedules.of_tenant(Reader(SHOP), "42")).schedules == [made]
+        await schedules.remove(Reader(SHOP), made.schedule_id)
+        assert (await schedules.of_tenant(Reader(SHOP), "42")).schedules == []
+        for wrong in (
+            ScheduleBody(cron="@daily"),
+            ScheduleBody(cron="@daily", job=HOURLY.job, report=ReportBody(params={})),
+        ):
+            with pytest.raises(InvalidRequest, match="either job or report"):
+                await schedules.add(SHOP, wrong)
+
+    run_on_queue(tmp_path, work)
