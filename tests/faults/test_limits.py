@@ -1,15 +1,19 @@
 """Limits when things go wrong: a kill leaves no place taken, and one tenant's crowd is not felt by the others."""
 
 import asyncio
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Iterator
 
 import pytest
 import uvloop
 
 from harness import engines
-from harness.load import Connection, Outcome, all_at_once, connect
+from harness.load import Outcome, all_at_once
 from harness.reckoning import numbered_call
-from harness.service import ADMIN_KEY, Service, TenantId, eventually, limits, model, providers, serving
+from harness.service import ADMIN_KEY, Service, TenantId, eventually, limits, model, provider, providers, serving
+from harness.steady import Answered, Load, steady_loads
 from tollhouse.testing import Behaviour, FakeProvider
 
 pytestmark = pytest.mark.usefixtures("on_each_engine")
@@ -51,69 +55,51 @@ def told(outcomes: list[Outcome]) -> dict[int | None, int]:
     return dict(Counter(outcome.status for outcome in outcomes))
 
 
+@pytest.fixture
+def slow_provider_url() -> Iterator[str]:
+    """Where a provider answers after 20 ms, in a process that does nothing else."""
+    command = [sys.executable, "-m", "tollhouse.testing", "--delay-ms", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+        process.terminate()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_tenant_at_50_times_its_limit_is_not_felt_by_nine_others(fake, tmp_path):
-    fake.behave(Behaviour(delay_s=0.02))
-    config = providers(fake) + model("m", "anthropic") + limits(requests_per_minute=60 * PER_S, burst=BURST)
+def test_a_tenant_at_50_times_its_limit_is_not_felt_by_nine_others(slow_provider_url, tmp_path):
+    config = (
+        provider("anthropic", "anthropic", slow_provider_url)
+        + model("m", "anthropic")
+        + limits(requests_per_minute=60 * PER_S, burst=BURST)
+    )
     with serving(tmp_path, config) as service:
         nine, crowd = [service.tenant() for _ in range(9)], service.tenant()
-        alone: list[list[Outcome]] = []
-        beside: list[list[Outcome]] = []
-        crowded: list[Outcome] = []
+        of_nine, of_crowd = Load(nine, 9 * (PER_S - 1)), Load([crowd], CROWD * PER_S)
+        alone: list[Answered] = []
+        beside: list[Answered] = []
+        served = refused = 0
         for _ in range(ROUNDS):
-            alone.append(uvloop.run(at_rate(service.port, nine, 9 * (PER_S - 1))))
-            with_crowd, others = uvloop.run(both(service.port, nine, crowd))
+            alone += asyncio.run(steady_loads(service.port, ADMIN_KEY, SECONDS, of_nine))
+            with_crowd, crowded = asyncio.run(steady_loads(service.port, ADMIN_KEY, SECONDS, of_nine, of_crowd))
             beside.append(with_crowd)
-            crowded += others
+            assert set(crowded.statuses) == {200, 429}
+            served += crowded.statuses[200]
+            refused += crowded.statuses[429]
         for each in (*alone, *beside):
-            assert told(each) == {200: 9 * (PER_S - 1) * SECONDS}
-        served = told(crowded)
+            assert each.statuses == {200: 9 * (PER_S - 1) * SECONDS}
         # Each round it may begin with a full bucket, and goes on by its rate, also while its last calls are answered.
-        assert served[200] <= ROUNDS * (BURST + PER_S * (SECONDS + 2))
-        assert served[200] >= ROUNDS * PER_S * SECONDS * 0.9, "and it does not get less than its limit either"
-        assert set(served) == {200, 429}
-        assert len(service.rows(tenant_id=crowd)) == served[200]
+        assert served <= ROUNDS * (BURST + PER_S * (SECONDS + 2))
+        assert served >= ROUNDS * PER_S * SECONDS * 0.9, "and it does not get less than its limit either"
+        assert len(service.rows(tenant_id=crowd)) == served
         print(
             f"\nFAULT {engines.current()} one tenant at {CROWD} times its limit of {PER_S}/s beside nine: "
             f"p50_alone_ms={by_round(alone, 50)} p50_beside_ms={by_round(beside, 50)} "
             f"p99_alone_ms={by_round(alone, 99)} p99_beside_ms={by_round(beside, 99)} "
-            f"crowd_served={served[200]} crowd_refused={served[429]}"
+            f"crowd_served={served} crowd_refused={refused}"
         )
 
 
-def by_round(rounds: list[list[Outcome]], percent: int) -> str:
+def by_round(rounds: list[Answered], percent: int) -> str:
     """Return a percentile of each round's answers in milliseconds."""
-    return "/".join(f"{percentile_ms(each, percent):.0f}" for each in rounds)
-
-
-async def both(port: int, nine: list[TenantId], crowd: TenantId) -> tuple[list[Outcome], list[Outcome]]:
-    calls = at_rate(port, nine, 9 * (PER_S - 1)), at_rate(port, [crowd], CROWD * PER_S)
-    return await asyncio.gather(*calls)
-
-
-async def at_rate(port: int, tenants: list[TenantId], per_s: int) -> list[Outcome]:
-    """Make calls of tenants in turn at a steady rate, whatever becomes of those before."""
-    loop = asyncio.get_running_loop()
-    free: list[Connection] = []
-    running: list[asyncio.Task[Outcome]] = []
-
-    async def call(number: int) -> Outcome:
-        connection = free.pop() if free else await connect(port)
-        outcome = await connection.call(number, numbered_call(number, tenants[number % len(tenants)], ADMIN_KEY))
-        free.append(connection)
-        return outcome
-
-    began_s = loop.time()
-    for number in range(per_s * SECONDS):
-        await asyncio.sleep(max(began_s + number / per_s - loop.time(), 0))
-        running.append(asyncio.create_task(call(number)))
-    outcomes = await asyncio.gather(*running)
-    for connection in free:
-        connection.close()
-    return outcomes
-
-
-def percentile_ms(outcomes: list[Outcome], percent: int) -> float:
-    taken = sorted(each.answered_s - each.sent_s for each in outcomes)
-    return 1000 * taken[min(len(taken) * percent // 100, len(taken) - 1)]
+    return "/".join(f"{each.percentile_ms(percent):.0f}" for each in rounds)

@@ -1,6 +1,7 @@
 """Limits on both engines against the plainest model of them: lists of what was taken, and a set of what runs."""
 
 import asyncio
+import itertools
 import math
 import tempfile
 from fractions import Fraction
@@ -96,6 +97,7 @@ class Model:
 async def follow(books, rules, steps):
     model = Model(rules)
     open_calls = []
+    attempts = itertools.count(2)
     for tenant in ("42", "43"):
         await books.set_tenant(tenant, cap=100_000)
     for action, *step in steps:
@@ -119,11 +121,11 @@ async def follow(books, rules, steps):
         elif open_calls:
             made, who, tokens = open_calls[step[0] % len(open_calls)]
             if action == "again":
-                further = reservation(10, **dict(zip(NAMES, who, strict=True)), request_id=made.request_id, attempt=99)
-                if (further.request_id, 99) not in model.running:
-                    assert isinstance(await books.admit(further, is_first=False, tokens=tokens), Admitted)
-                    model.take(further, who, tokens, is_first=False)
-                    open_calls.append((further, who, tokens))
+                same = dict(zip(NAMES, who, strict=True)) | {"request_id": made.request_id, "attempt": next(attempts)}
+                further = reservation(10, **same)
+                assert isinstance(await books.admit(further, is_first=False, tokens=tokens), Admitted)
+                model.take(further, who, tokens, is_first=False)
+                open_calls.append((further, who, tokens))
                 continue
             open_calls.remove((made, who, tokens))
             if action == "settle":

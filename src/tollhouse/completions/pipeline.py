@@ -6,6 +6,7 @@ unknown, before anybody is told of it.
 """
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import cast
 
@@ -200,6 +201,7 @@ class Pipeline:
             return None
         reservation = call.reservation(turn.tried, attempt, self._clock.now_ms())
         is_first = before is None
+        admitting: Awaitable[Admitted | Replay] | None = None
         try:
             admitting = self._gate.admit(
                 Admission(
@@ -217,6 +219,10 @@ class Pipeline:
             if is_first:
                 raise
             return Failed(refusal, "refused")
+        finally:
+            # The refusal's traceback holds this frame, and the future the refusal: without the name for the future all
+            # are freed at once, so that who goes on calling over his limit has nobody wait for the garbage collector.
+            admitting = None
         if isinstance(admitted, Replay):
             return call.replay(admitted)
         if is_first and call.guarded is not None:

@@ -88,6 +88,7 @@ class _Batch:
         self.is_executed = False
         self._handlers = handlers
         self._undo: list[Callable[[], None]] = []
+        self._changes_before = 0
 
     def on_rollback(self, undo: Callable[[], None]) -> None:
         self._undo.append(undo)
@@ -95,6 +96,7 @@ class _Batch:
     def execute(self) -> bool:
         """Run all operations in a transaction and leave it to be committed; False when there is nothing to commit."""
         operations = [operation for operation, _ in self.jobs]
+        self._changes_before = self.connection.total_changes
         try:
             self.outcomes = self._run(operations)
         except Exception as error:  # noqa: BLE001 - whatever it is, every caller has to be told
@@ -104,6 +106,11 @@ class _Batch:
                 self._fail_or_isolate(operations, error)
         self.is_executed = True
         return self.connection.in_transaction
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether it changed anything that has to reach the disk."""
+        return self.connection.total_changes != self._changes_before
 
     def commit(self) -> None:
         """Make what was executed durable, or have every caller told that it was not."""
@@ -298,10 +305,13 @@ class SqliteDatabase:
     def _start_batch(self) -> None:
         jobs, self._waiting = self._waiting, []
         batch = _Batch(jobs, self._connection(), self._handlers)
-        if _Work in batch.places or batch.execute():
+        if _Work in batch.places or (batch.execute() and batch.has_changed):
             self._batches.put(batch)
-        else:
-            self._deliver(batch)
+            return
+        if self._connection().in_transaction:
+            # All were refused: there is nothing to wait for, and who calls over his limit costs the others no thread.
+            batch.commit()
+        self._deliver(batch)
 
     def _connection(self) -> sqlite3.Connection:
         assert self._raw is not None, "the database is not open"

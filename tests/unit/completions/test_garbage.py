@@ -3,6 +3,7 @@
 The collector runs seldom, and a prompt may be large: whatever waits for it adds up to the memory of the machine.
 """
 
+import asyncio
 import contextlib
 import itertools
 
@@ -11,7 +12,7 @@ import pytest
 from harness.books import run_on_books
 from harness.garbage import garbage_of
 from harness.providers import Desk, Provider, answer
-from tollhouse.completions import failover
+from tollhouse.completions import deadlines, failover
 from tollhouse.errors import TollhouseError
 from tollhouse.providers.base import NotSent, OutcomeUnknown, Overloaded, Rejected, TimedOut
 
@@ -34,6 +35,7 @@ class Raising(Provider):
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch):
     monkeypatch.setattr(failover, "_PAUSE_S", (0.0, 0.0))
+    monkeypatch.setattr(deadlines, "_LOOK_EVERY_S", 0.01)
 
 
 @pytest.mark.parametrize("is_alone", [True, False], ids=["alone", "with a fallback"])
@@ -60,8 +62,40 @@ def test_a_call_leaves_nothing_to_the_garbage_collector(tmp_path, provider, is_a
             for _ in range(CALLS):
                 with contextlib.suppress(TollhouseError):
                     await desk.complete(key=f"key {next(numbers)}")
+            await asyncio.sleep(0.02)
 
         # What the event loop itself has at hand is a few objects, however many calls there were.
         assert await garbage_of(call) < 3 * CALLS
 
     run_on_books(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("code", "tenant", "limits"),
+    [
+        ("ai_rate_limited", {"cap": 10**15}, {"requests_per_minute": 1, "burst": 1}),
+        ("ai_budget_exceeded", {"cap": 1}, {}),
+        ("ai_module_inactive", {"is_active": False}, {}),
+    ],
+)
+def test_a_refused_call_leaves_nothing_either(tmp_path, code, tenant, limits):
+    """One who goes on calling at many times his limit would have all others wait for the collector."""
+
+    async def scenario(books):
+        await books.set_tenant(**tenant)
+        desk = Desk(books, {"small": Provider(answer("four"))})
+        refused = []
+
+        async def call():
+            for _ in range(CALLS):
+                try:
+                    await desk.complete()
+                except TollhouseError as error:
+                    refused.append(error.code)
+            # Until its deadline need not be watched any more.
+            await asyncio.sleep(0.02)
+
+        assert await garbage_of(call) < 3 * CALLS
+        assert code in refused
+
+    run_on_books(tmp_path, scenario, **limits)
