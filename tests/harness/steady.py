@@ -21,6 +21,7 @@ from harness.reckoning import numbered_call
 from harness.service import TenantId
 
 _READY = b"ready\n"
+_PIPE = asyncio.subprocess.PIPE
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ async def steady_loads(port: int, key: str, seconds: float, *loads: Load) -> lis
     processes = []
     for load in loads:
         command = ["-m", "harness.steady", str(port), key, str(load.per_s), str(seconds), *map(str, load.tenants)]
-        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-        processes.append(await asyncio.create_subprocess_exec(sys.executable, *command, env=environ, **pipes))
+        process = await asyncio.create_subprocess_exec(sys.executable, *command, env=environ, stdin=_PIPE, stdout=_PIPE)
+        processes.append(process)
     async with asyncio.timeout(seconds + 60):
         for process in processes:
             assert process.stdout is not None

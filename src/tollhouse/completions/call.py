@@ -182,6 +182,7 @@ class Planner:
             body.feature_slug,
         )
         candidates = self._models.priced(body.model)
+        feature_slug = feature_of(whose, principal)
         question, found = self._guarded_question(
             NativeQuestion(
                 model=body.model,
@@ -192,7 +193,7 @@ class Planner:
                 response_schema=body.response_schema,
                 is_stream=body.stream,
             ),
-            feature_of(whose, principal),
+            feature_slug,
         )
         claimed = None
         if idempotency_key is not None:
@@ -201,7 +202,7 @@ class Planner:
         if timeout is not None:
             header_s = _timeout_s(timeout)
             timeout_s = header_s if timeout_s is None else min(timeout_s, header_s)
-        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id, found)
+        return self._call(question, candidates, whose, feature_slug, principal, timeout_s, claimed, request_id, found)
 
     def plan_api(
         self,
@@ -227,7 +228,8 @@ class Planner:
         limit = asked.max_tokens
         if limit is None:
             limit = candidates[0].candidate.max_output_tokens or self._limits.default_max_output_tokens
-        asked, body_bytes, found = self._guarded_request(api, asked, raw, feature_of(whose, principal))
+        feature_slug = feature_of(whose, principal)
+        asked, body_bytes, found = self._guarded_request(api, asked, raw, feature_slug)
         weight = weigh(
             asked.body,
             body_bytes,
@@ -243,7 +245,7 @@ class Planner:
             claimed = self._claim(msgspec.json.encode(told) + b"\n" + raw, api_key, key)
         timeout = headers.get("x-request-timeout")
         timeout_s = None if timeout is None else _timeout_s(timeout)
-        return self._call(question, candidates, whose, principal, timeout_s, claimed, request_id, found)
+        return self._call(question, candidates, whose, feature_slug, principal, timeout_s, claimed, request_id, found)
 
     def _guarded_question(
         self, question: NativeQuestion, feature_slug: str | None
@@ -278,6 +280,7 @@ class Planner:
         question: Question,
         candidates: tuple[PricedCandidate, ...],
         whose: Whose,
+        feature_slug: str | None,
         principal: Principal,
         timeout_s: float | None,
         claimed: Claim | None,
@@ -285,7 +288,6 @@ class Planner:
         found: Guarded | None,
     ) -> Call:
         tenant_id = tenant_of(whose, principal)
-        feature_slug = feature_of(whose, principal)
         if not feature_slug:
             raise InvalidRequest("feature_slug: is required, as this key has no feature of its own")
         limit = candidates[0].candidate.max_output_tokens

@@ -65,14 +65,14 @@ class Turn:
             candidate = msgspec.structs.replace(candidate, adapter=self._key.account)
         self.candidate: Candidate = candidate
 
-    def succeed(self, duration_s: float) -> None:
-        """The provider has answered, or begun to, after so long."""
+    def succeed(self, duration_s: float, now_s: float) -> None:
+        """The provider has answered, or begun to, after so long; ``now_s`` by the monotonic clock."""
         self._leave()
         latency = self.candidate.latency
         if latency is not None:
             latency.add(duration_s)
         if self._breaker is not None:
-            self._breaker.succeeded(self._permit, self._clock.monotonic_s(), duration_s)
+            self._breaker.succeeded(self._permit, now_s, duration_s)
 
     def fail(self, failed: Failed, duration_s: float) -> Failed:
         """The attempt brought no answer, for so long; return what that means for the call."""
@@ -203,7 +203,7 @@ class Course:
         candidate, call = tried.candidate, self._call
         breaker, bulkhead = candidate.breaker, candidate.bulkhead
         now_s = self._clock.monotonic_s()
-        if breaker is not None and not breaker.would_permit(now_s):
+        if breaker is not None and breaker.state != "closed" and not breaker.would_permit(now_s):
             self._pass_over(tried, breaker)
             return None
         if bulkhead is not None and not bulkhead.try_enter(call.tenant_id):

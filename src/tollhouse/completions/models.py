@@ -127,7 +127,8 @@ class Models:
             known = ", ".join(sorted(self._candidates)[:10]) or "none"
             raise ModelUnknown(f"no model {name[:100]!r} is configured; configured are: {known}")
         first = PricedCandidate(primary, self._prices.price_for(model))
-        return first, *self._priced(self._fallbacks.get(model, ()))
+        fallbacks = self._fallbacks.get(model)
+        return (first, *self._priced(fallbacks)) if fallbacks else (first,)
 
     def tier_chains(self, model: str) -> Mapping[str, tuple[PricedCandidate, ...]] | None:
         """Return a configured model's fallbacks by tier, for the tiers that have their own; None where none has."""

@@ -6,9 +6,7 @@ unknown, before anybody is told of it.
 """
 
 import asyncio
-from collections.abc import Awaitable
 from contextlib import suppress
-from typing import cast
 
 import msgspec
 
@@ -18,7 +16,7 @@ from tollhouse.completions.call import Answer, Call
 from tollhouse.completions.deadlines import Deadlines
 from tollhouse.completions.dispatch import Failed, Received, count_at, dispatch, failure_of
 from tollhouse.completions.failover import Course, Turn
-from tollhouse.completions.guarding import blocked_by, kept_refusal
+from tollhouse.completions.guarding import Guarded, blocked_by, kept_refusal
 from tollhouse.completions.hedging import Background, Hedging, Race, better
 from tollhouse.completions.question import Prepared
 from tollhouse.completions.relay import Relay, Sink, StreamBounds
@@ -89,7 +87,8 @@ class Pipeline:
         Raises:
             TollhouseError: each refusal and failure of the public contract.
         """
-        self._refuse_blocked(call)
+        if call.guarded is not None:
+            self._refuse_blocked(call, call.guarded)
         if call.tier_chains is not None:
             call = call.for_tier(await self._tiers.tier_of(call.tenant_id))
         course = Course(call, self._clock, self._metrics, self._max_retry_after_s)
@@ -149,7 +148,8 @@ class Pipeline:
         Raises:
             TollhouseError: the gate says no, or the provider does.
         """
-        self._refuse_blocked(call)
+        if call.guarded is not None:
+            self._refuse_blocked(call, call.guarded)
         tried = call.candidates[0]
         breaker = tried.candidate.breaker
         if breaker is not None and not breaker.would_permit(self._clock.monotonic_s()):
@@ -166,11 +166,11 @@ class Pipeline:
             raise counted.error
         return Answer(counted, call.request_id)
 
-    def _refuse_blocked(self, call: Call) -> None:
+    def _refuse_blocked(self, call: Call, guarded: Guarded) -> None:
         """Refuse a call whose request a guardrail has blocked: nothing is reserved, and nothing dispatched."""
-        if call.guarded is not None and call.guarded.blocked is not None:
-            self._note(call, call.guarded.findings)
-            raise call.guarded.blocked
+        if guarded.blocked is not None:
+            self._note(call, guarded.findings)
+            raise guarded.blocked
 
     def _note(self, call: Call, findings: Findings) -> None:
         self._findings.note(
@@ -201,7 +201,7 @@ class Pipeline:
             return None
         reservation = call.reservation(turn.tried, attempt, self._clock.now_ms())
         is_first = before is None
-        admitting: Awaitable[Admitted | Replay] | None = None
+        admitting: asyncio.Future[Admitted | Replay] | None = None
         try:
             admitting = self._gate.admit(
                 Admission(
@@ -213,7 +213,7 @@ class Pipeline:
                     tokens=call.tokens,
                 )
             )
-            self._deadlines.watch(cast("asyncio.Future[Admitted | Replay]", admitting), call.deadline_s)
+            self._deadlines.watch(admitting, call.deadline_s)
             admitted = await admitting
         except TollhouseError as refusal:
             if is_first:
@@ -278,11 +278,12 @@ class Pipeline:
         started_s = self._clock.monotonic_s()
         prepared, may_send = admitted.prepared, admitted.admission.may_dispatch
         received = await dispatch(turn.candidate, prepared, call.deadline_s, may_send)
-        duration_s = self._clock.monotonic_s() - started_s
+        ended_s = self._clock.monotonic_s()
+        duration_s = ended_s - started_s
         latency_ms = round(duration_s * 1000)
         outcome: tuple[Settlement, Answer] | Failed
         if isinstance(received, Received):
-            turn.succeed(duration_s)
+            turn.succeed(duration_s, ended_s)
             if race is not None and not race.win():
                 call = msgspec.structs.replace(call, claim=None)
             outcome = self._written(call, turn, admitted, received, latency_ms)
@@ -339,13 +340,14 @@ class Pipeline:
         started_s = self._clock.monotonic_s()
         relay = Relay(call, turn.tried, reservation, admitted.prepared, sink, self._bounds, self._clock)
         outcome = await relay.run(admitted.admission.may_dispatch)
-        duration_s = self._clock.monotonic_s() - started_s
+        ended_s = self._clock.monotonic_s()
+        duration_s = ended_s - started_s
         if isinstance(outcome, Failed):
             outcome = turn.fail(outcome, duration_s)
         elif outcome.is_broken:
             turn.fail(_BROKEN_OFF, relay.silent_s)
         else:
-            turn.succeed(relay.silent_s)
+            turn.succeed(relay.silent_s, ended_s)
         result = outcome.outcome if isinstance(outcome, Failed) else "settled"
         self._metrics.attempted(reservation.provider, reservation.model, result, duration_s)
         if relay.guard is not None:

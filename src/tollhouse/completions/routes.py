@@ -15,7 +15,7 @@ from tollhouse.completions.pipeline import Pipeline
 from tollhouse.completions.relay import Sink
 from tollhouse.completions.wire.base import Api
 from tollhouse.errors import InvalidRequest, TollhouseError
-from tollhouse.keys.bearer import bearer_key, client_key, query_key
+from tollhouse.keys.bearer import bearer_key, client_key, key_of, query_key, several_keys
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.headers import RepeatedHeader, single_values
@@ -78,10 +78,22 @@ class CompleteRoute:
         self._pipeline = pipeline
 
     def identify(self, headers: RawHeaders) -> Caller:
-        api_key = bearer_key(headers)
+        try:
+            authorization, idempotency_key, timeout = single_values(headers, _OF_COMPLETE)
+        except RepeatedHeader as error:
+            if error.name == "authorization":
+                raise several_keys() from None
+            # Who calls is found out before anything else is told.
+            self._keyring.identify(bearer_key(headers))
+            raise InvalidRequest(f"{error.name.title()}: expected once") from None
+        api_key = key_of(authorization)
         principal = self._keyring.identify(api_key)
-        idempotency_key, timeout = _each_once(headers, (b"idempotency-key", b"x-request-timeout"))
-        return Caller(principal, api_key, idempotency_key, timeout=timeout)
+        return Caller(
+            principal,
+            api_key,
+            None if idempotency_key is None else idempotency_key.decode("latin-1"),
+            timeout=None if timeout is None else timeout.decode("latin-1"),
+        )
 
     def serve(self, caller: Caller, body: bytes, request_id: str, sink: Sink) -> Awaitable[Answer | None]:
         call = self._planner.plan(
@@ -221,15 +233,6 @@ class Routes:
         return route(api, *self._parts, path_model=model, query_key=query_key(query), is_stream=is_stream)
 
 
-def _each_once(headers: RawHeaders, names: Sequence[bytes]) -> list[str | None]:
-    """Return headers that may be given once each; raises InvalidRequest."""
-    try:
-        values = single_values(headers, names)
-    except RepeatedHeader as error:
-        raise InvalidRequest(f"{error.name.title()}: expected once") from None
-    return [None if value is None else value.decode("latin-1") for value in values]
-
-
 def _named(headers: RawHeaders) -> dict[str, str]:
     """Return headers by name; raises InvalidRequest where one that decides something is given twice."""
     named: dict[str, str] = {}
@@ -241,6 +244,7 @@ def _named(headers: RawHeaders) -> dict[str, str]:
     return named
 
 
+_OF_COMPLETE = (b"authorization", b"idempotency-key", b"x-request-timeout")
 _SSE = b"alt=sse"
 _DECIDING = frozenset({"idempotency-key", "x-tenant-id", "x-user-id", "x-feature-slug", "x-request-timeout"})
 

@@ -1,6 +1,6 @@
 """Admission, as the data plane asks for it."""
 
-from collections.abc import Awaitable
+import asyncio
 
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.storage.database import Database
@@ -12,7 +12,7 @@ class Gate:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def admit(self, admission: Admission) -> Awaitable[Admitted | Replay]:
+    def admit(self, admission: Admission) -> asyncio.Future[Admitted | Replay]:
         """Reserve an attempt's ceiling.
 
         Raises:

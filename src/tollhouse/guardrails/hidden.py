@@ -35,7 +35,8 @@ def hidden_in(text: str) -> Counter[str]:
 
 def has_hidden(text: str) -> bool:
     """Whether a text may have hidden characters, cheaply; False is certain."""
-    return _has_hidden(text.encode("utf-8", "surrogatepass"))
+    rest = text.encode("utf-8", "surrogatepass").translate(None, _PLAIN)
+    return bool(rest) and _ANY.search(rest.decode("utf-8", "replace")) is not None
 
 
 def without_hidden(text: str) -> str:
@@ -45,9 +46,7 @@ def without_hidden(text: str) -> str:
 
 def may_hide(raw: bytes) -> bool:
     """Whether a request's JSON may have hidden characters, cheaply: False is certain, True is to be looked into."""
-    return b"\\u" in raw or _has_hidden(raw)
-
-
-def _has_hidden(raw: bytes) -> bool:
+    if b"\\u" in raw:
+        return True
     rest = raw.translate(None, _PLAIN)
     return bool(rest) and _ANY.search(rest.decode("utf-8", "replace")) is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from urllib.parse import parse_qs
 
 from tollhouse.errors import Unauthorized
-from tollhouse.kit.headers import single_value
+from tollhouse.kit.headers import RepeatedHeader, single_value
 
 _EXPECTED = "expected a service key in the header Authorization: Bearer <key>"
 
@@ -19,9 +19,18 @@ def bearer_key(headers: Sequence[tuple[bytes, bytes]]) -> str:
         Unauthorized: there is none, it is not a bearer key, or there are several.
     """
     try:
-        authorization = single_value(headers, b"authorization")
-    except ValueError:
-        raise Unauthorized(f"there are several Authorization headers; {_EXPECTED}, once") from None
+        return key_of(single_value(headers, b"authorization"))
+    except RepeatedHeader:
+        raise several_keys() from None
+
+
+def several_keys() -> Unauthorized:
+    """Return what a request with several ``Authorization`` headers is told."""
+    return Unauthorized(f"there are several Authorization headers; {_EXPECTED}, once")
+
+
+def key_of(authorization: bytes | None) -> str:
+    """Return the key that an ``Authorization`` header carries; raises Unauthorized as ``bearer_key``."""
     if authorization is None:
         raise Unauthorized(f"no key was sent; {_EXPECTED}")
     scheme, _, key = authorization.partition(b" ")

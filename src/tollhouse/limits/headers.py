@@ -31,6 +31,8 @@ def limit_lines(standing: Sequence[Standing], dialect: Dialect, now_ms: int) -> 
     """
     if not standing:
         return b""
+    if not dialect and len(standing) == 1 and _limits_calls_alone(standing[0].limit):
+        return _of_calls_alone(standing[0])
     policies: list[str] = []
     states: list[str] = []
     calls = tokens = None
@@ -60,6 +62,22 @@ def limit_lines(standing: Sequence[Standing], dialect: Dialect, now_ms: int) -> 
             if nearest is not None:
                 lines += own(kind, nearest, now_ms)
     return ("\r\n".join(lines) + "\r\n").encode()
+
+
+def _limits_calls_alone(limit: Limit) -> bool:
+    return bool(limit.requests_per_minute) and not limit.tokens_per_minute and not limit.concurrent_calls
+
+
+def _of_calls_alone(standing: Standing) -> bytes:
+    """Write the same of what is by far the most frequent, a tenant's calls by the minute, at a third of the cost."""
+    scope, limit = standing.key.scope, standing.limit
+    per_minute, left, reset_us = _calls_left(standing)
+    reset_s = _seconds(reset_us)
+    return (
+        f"RateLimit-Policy: {_policy(scope, limit)}\r\n"
+        f'RateLimit: "{scope}-requests";r={left};t={reset_s}\r\n'
+        f"RateLimit-Limit: {per_minute}\r\nRateLimit-Remaining: {left}\r\nRateLimit-Reset: {reset_s}\r\n"
+    ).encode()
 
 
 # A limit is the same for very many calls.

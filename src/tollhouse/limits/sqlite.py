@@ -259,6 +259,12 @@ class BatchLimits:
         """Return why a call does not pass, by the limit that has it wait longest; None if it passes all of them."""
         longest: Refused | None = None
         for key, limit, bucket in held:
+            if (
+                not limit.tokens_per_minute | limit.concurrent_calls
+                and bucket.requests_taken <= (limit.burst - 1) * UNITS
+            ):
+                # It limits calls by the minute alone, and there is room: what most calls are done with.
+                continue
             refused = refusal(key, limit, tokens, bucket.requests_taken, bucket.tokens_taken, self._running(key))
             if refused is None:
                 continue

@@ -1,7 +1,7 @@
 """The port every engine implements: reads, rare writes, and the group commit of the hot path."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import sqlalchemy as sa
@@ -40,7 +40,7 @@ class Database(Protocol):
     def waiting(self) -> int:
         """How many operations wait for a transaction to take them."""
 
-    def submit(self, operation: object) -> Awaitable[Any]:
+    def submit(self, operation: object) -> "asyncio.Future[Any]":
         """Carry out an operation together with all that wait now, in one transaction with one fsync.
 
         To be called in the event loop. A future and no coroutine, since every call waits for two of them: it is carried

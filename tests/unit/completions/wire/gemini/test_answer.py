@@ -228,7 +228,8 @@ def test_every_error_has_a_word_of_googles(kind):
     assert found["details"][1]["requestId"] == "req-1"
     words = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND",
              402: "RESOURCE_EXHAUSTED", 422: "INVALID_ARGUMENT", 413: "INVALID_ARGUMENT", 431: "INVALID_ARGUMENT",
-             405: "UNIMPLEMENTED", 408: "DEADLINE_EXCEEDED", 409: "ABORTED", 429: "RESOURCE_EXHAUSTED",
+             405: "UNIMPLEMENTED", 408: "DEADLINE_EXCEEDED", 409: "ABORTED", 410: "OUT_OF_RANGE",
+             429: "RESOURCE_EXHAUSTED",
              500: "INTERNAL", 502: "UNKNOWN", 503: "UNAVAILABLE", 504: "DEADLINE_EXCEEDED"}  # fmt: skip
     assert found["status"] == words[kind.status]
 
