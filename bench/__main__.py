@@ -9,6 +9,7 @@ from bench import nginx
 from bench.cases import Plan, Row, cpu, interpreter, ledger, memory, opened, start, tenants
 from bench.cluster import postgres
 from bench.guarded import guardrails
+from bench.instructions import instructions
 from bench.limits import limits
 from bench.service import Build
 from bench.streams import streams
@@ -20,6 +21,7 @@ CASES = {
     "postgres": postgres,
     "limits": limits,
     "guardrails": guardrails,
+    "instructions": instructions,
     "tenants": tenants,
     "ledger": ledger,
     "memory": memory,

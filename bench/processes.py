@@ -4,7 +4,6 @@ import os
 import subprocess
 from pathlib import Path
 
-_STOP_TIMEOUT_S = 30
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
@@ -26,11 +25,11 @@ def children(pid: int) -> list[int]:
     return [child for child in pids if _parent(child) == pid]
 
 
-def stop(process: subprocess.Popen[str]) -> None:
+def stop(process: subprocess.Popen[str], timeout_s: float = 30.0) -> None:
     """End a process that this one started, with a signal it can finish on, or else with one it cannot refuse."""
     process.terminate()
     try:
-        process.wait(_STOP_TIMEOUT_S)
+        process.wait(timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

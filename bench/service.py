@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,13 @@ def write_config(
     return config
 
 
-def launch(build: Build, config: Path) -> subprocess.Popen[str]:
-    """Start the server; its first line on standard output says that it serves, and where."""
-    command = [str(build.python), "-m", "tollhouse", "serve", "-c", str(config)]
+def launch(build: Build, config: Path, under: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start the server; its first line on standard output says that it serves, and where.
+
+    Args:
+        under: the command of a program that runs it.
+    """
+    command = [*under, str(build.python), "-m", "tollhouse", "serve", "-c", str(config)]
     log = config.with_name("server.log").open("a")
     with log:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(build))
@@ -108,11 +112,12 @@ def running(
     *,
     limits: str = UNLIMITED,
     more: str = "",
+    under: Sequence[str] = (),
 ) -> Iterator[Service]:
     """Run a Tollhouse, with tenant 42 active and a key to call with; without a URL its database is in ``home``."""
     home.mkdir(parents=True, exist_ok=True)
     config = write_config(home, upstream_port, database_url, limits=limits, more=more)
-    process = launch(build, config)
+    process = launch(build, config, under)
     try:
         port = served_port(process, config)
         budget = {"tier": "bench", "is_active": True, "budget_usd": 1_000_000_000}
@@ -120,7 +125,8 @@ def running(
         key = ask(port, "POST", "/admin/keys", {"service": "bench", "role": "service", "tenants": None})["key"]
         yield Service(port, process.pid, key)
     finally:
-        stop(process)
+        # Whatever it runs under may take its time.
+        stop(process, 600.0 if under else 30.0)
 
 
 def served_port(process: subprocess.Popen[str], config: Path) -> int:

@@ -39,7 +39,12 @@ class Outcome:
 
 def post(body: object, key: str, **headers: str) -> bytes:
     """Return a completion call as it goes over the wire."""
-    encoded = json.dumps(body).encode()
+    return post_text(json.dumps(body), key, **headers)
+
+
+def post_text(body: str, key: str, **headers: str) -> bytes:
+    """Return the same of a body that is JSON already."""
+    encoded = body.encode()
     lines = [
         "POST /ai/complete HTTP/1.1",
         "host: 127.0.0.1",
