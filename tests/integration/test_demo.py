@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,8 +69,10 @@ def told(directory: Path) -> str:
 
 def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(directory, told):
     titles = re.findall(r"^(\d+)\. (.+)$", told, re.MULTILINE)
-    assert [int(number) for number, _ in titles] == list(range(1, 10))
-    assert STATUSES.findall(told) == ["200", "200", "402", "403"], "the call, the usage, the budget, the switch"
+    assert [int(number) for number, _ in titles] == list(range(1, 11))
+    assert STATUSES.findall(told) == ["200", "200", "402", "403", "202", "200"], (
+        "call, usage, budget, switch, report, its text"
+    )
     row = read_one(directory / "tollhouse.db", "SELECT * FROM ai_usage_log WHERE id = 1")
     assert (row["tenant_id"], row["user_id"], row["feature_slug"]) == ("42", "101", "sales-summary")
     assert (row["model"], row["service"], row["status"]) == ("smollm2-135m", "sales-api", "settled")
@@ -86,14 +89,23 @@ def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(directory, 
     assert '"error": "ai_budget_exceeded"' in told
     assert "tenant 43 has $0.001 left of its $0.001" in told
     assert '"error": "ai_feature_disabled"' in told
-    assert "Consistent (ledger rows: 1, tenants: 1, budgets: 2, reservations: 0, audit entries: " in told
+    events = re.findall(r"^ {3}(\w+) +(ai\.\S+) +id (\d+) \(after ", told, re.MULTILINE)
+    assert [event[:2] for event in events] == [
+        ("queued", "ai.job.queued"),
+        ("processing", "ai.job.started"),
+        ("complete", "ai.report.completed"),
+    ]
+    report = read_one(directory / "tollhouse.db", "SELECT * FROM ai_usage_log WHERE id = 2")
+    assert (report["feature_slug"], report["service"], report["status"]) == ("report-generation", "worker", "settled")
+    assert re.search(r"← 200 OK \(after [0-9.]+ s\)\n\n +\S.*\d", told.split("/download\n")[1]), "its text is shown"
+    assert "Consistent (ledger rows: 2, tenants: 1, budgets: 2, reservations: 0, audit entries: " in told
 
 
 def test_the_demo_can_be_repeated_in_its_directory(directory, told):
     again = demo_once(directory)
 
     assert STATUSES.findall(again) == STATUSES.findall(told)
-    assert "Consistent (ledger rows: 2, " in again
+    assert "Consistent (ledger rows: 4, " in again
 
 
 class Demo:
@@ -134,10 +146,14 @@ def test_the_demo_stays_up_until_ctrl_c_and_leaves_nothing_behind():
     try:
         children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
         reply = complete(demo.curl())
+        page = next(line.strip() for line in demo.lines if line.endswith("/demo"))
+        with urllib.request.urlopen(page, timeout=20) as answer:
+            shown = answer.read()
     finally:
         exit_code, rest = demo.stop()
 
     assert reply["content"]
+    assert b"Generate report" in shown
     assert exit_code == 0, rest
     assert "stopping: calls in flight are finished first" in rest
     assert len(children) == 2

@@ -1,6 +1,7 @@
 """``tollhouse serve``: the API process."""
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ from tollhouse import __version__
 from tollhouse.cli.options import Command, Options
 
 if TYPE_CHECKING:
+    from tollhouse.apps.api import AsgiApp
     from tollhouse.apps.listening import Sockets
     from tollhouse.apps.serve import Listener
     from tollhouse.config import Config, Secrets
@@ -28,6 +30,21 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     Either lets the calls in flight end. The first line on standard output tells that it serves, and where. Logs go to
     standard error: in columns on a terminal, otherwise, or with --json, as one JSON object a line.
     """
+    run(options, host=host, port=port)
+
+
+def run(
+    options: Options,
+    front: "Callable[[Service], AsgiApp] | None" = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+) -> None:
+    """Serve until a signal ends it; raises StartError.
+
+    Args:
+        front: makes what answers in the place of the service's own application, which it may pass requests on to.
+    """
     import msgspec
     import uvloop
 
@@ -43,10 +60,16 @@ def serve(options: Options, host: str | None, port: int | None) -> None:
     config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **overrides))
     # Bound before the database is opened: a port that is taken is found at once, and callers wait instead of failing.
     with listening(config) as sockets:
-        outlast_commands(lambda: uvloop.run(_serve(options, config, secrets, sockets)))
+        outlast_commands(lambda: uvloop.run(_serve(options, config, secrets, sockets, front)))
 
 
-async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets: "Sockets") -> None:
+async def _serve(
+    options: Options,
+    config: "Config",
+    secrets: "Secrets",
+    sockets: "Sockets",
+    front: "Callable[[Service], AsgiApp] | None",
+) -> None:
     import asyncio
     import os
 
@@ -73,6 +96,7 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets
     admin_url = "" if sockets.admin is None else url_of(sockets.admin, is_tls=_admin_tls(config))
     commands_url = admin_url if sockets.commands is None else url_of(sockets.commands)
     async with open_service(config, secrets, options.environ, catalogue, clock, options.file) as service:
+        app = service.app if front is None else front(service)
 
         def tell() -> None:
             # From here on, other commands find this process and ask it.
@@ -83,7 +107,7 @@ async def _serve(options: Options, config: "Config", secrets: "Secrets", sockets
                 click.echo(f"Its administration is at {admin_url}")
             log.info("serving", url=url, admin_url=admin_url or url, version=__version__, pid=os.getpid())
 
-        listeners = _listeners(config, sockets, service, clock)
+        listeners = _listeners(config, sockets, app, service.operator_token, clock)
         await serve_api(
             listeners,
             service.endpoint,
@@ -100,19 +124,21 @@ def _admin_tls(config: "Config") -> bool:
     return config.server.tls_certificate is not None and config.server.admin_tls
 
 
-def _listeners(config: "Config", sockets: "Sockets", service: "Service", clock: "Clock") -> "list[Listener]":
+def _listeners(
+    config: "Config", sockets: "Sockets", app: "AsgiApp", operator_token: str, clock: "Clock"
+) -> "list[Listener]":
     """Return what is served at each of the sockets."""
     from tollhouse.apps.audiences import for_callers_only, for_commands_only
     from tollhouse.apps.serve import Listener
 
     if sockets.admin is None:
-        listeners = [Listener(sockets.public, service.app)]
+        listeners = [Listener(sockets.public, app)]
     else:
         listeners = [
-            Listener(sockets.public, for_callers_only(service.app, clock)),
-            Listener(sockets.admin, service.app, is_secured=_admin_tls(config), takes_completions=False),
+            Listener(sockets.public, for_callers_only(app, clock)),
+            Listener(sockets.admin, app, is_secured=_admin_tls(config), takes_completions=False),
         ]
     if sockets.commands is not None:
-        app = for_commands_only(service.app, service.operator_token, clock)
-        listeners.append(Listener(sockets.commands, app, is_secured=False, takes_completions=False))
+        for_commands = for_commands_only(app, operator_token, clock)
+        listeners.append(Listener(sockets.commands, for_commands, is_secured=False, takes_completions=False))
     return listeners

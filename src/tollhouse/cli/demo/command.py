@@ -1,6 +1,8 @@
 """The command itself: the model, the service before it, the walk through both, and the end of all three."""
 
+import os
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from tollhouse.errors import StartError
 if TYPE_CHECKING:
     from tollhouse.cli.demo.screen import Screen
 
+_HOST = "127.0.0.1"
 _MODEL_TIMEOUT_S = 300.0
 _SERVICE_TIMEOUT_S = 60.0
 
@@ -32,6 +35,10 @@ base_url = "{model_url}"
 [models."smollm2-135m"]
 provider = "local"
 price = {{ input = 0.80, output = 4.00 }}  # USD per million tokens; made up, as the model costs nothing
+
+[reports]
+model = "smollm2-135m"
+max_tokens = 200
 
 [tiers.growth]
 budget_usd = 10.00
@@ -53,17 +60,29 @@ budget_usd = 10.00
 def demo(context: click.Context, once: bool, port: int, data_dir: Path | None) -> None:
     """Show the service at work, with a real model on this machine.
 
-    No API key and no network: a small language model answers, a tenant, a feature and a key are made, and calls go
-    through gate, budget and ledger.
+    No API key and no network: a small language model answers, a tenant, a feature and a key are made, calls go through
+    gate, budget and ledger, and a report is made in the background. A page in your browser shows it again, live.
     """
     from tollhouse.cli.demo.model import model_file
     from tollhouse.cli.demo.screen import Screen
 
     weights = model_file()
+    _expect_free(port)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     with _directory(data_dir) as directory:
         _run(Screen(), context.find_root().command, weights, directory, port, once=once)
+
+
+def _expect_free(port: int) -> None:
+    """Tell of a port that is taken before anything is loaded; raises StartError."""
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {_HOST}:{port}: {os.strerror(error.errno or 0)}; expected a free port of this machine "
+            "(--port), or none, for any that is free"
+        ) from error
 
 
 def _leave(number: int, _frame: object) -> NoReturn:
@@ -102,9 +121,8 @@ def _run(screen: "Screen", tollhouse: click.Command, weights: Path, directory: P
         screen.say(f"{file}:\n\n{text}")
         screen.command(f"cd {directory}")
         screen.command("tollhouse serve")
-        service = children.enter_context(
-            Child("the service", ("tollhouse", "serve"), environ, directory / "service.log")
-        )
+        arguments = ("tollhouse.cli.demo.service", "serve")
+        service = children.enter_context(Child("the service", arguments, environ, directory / "service.log"))
         waiting = screen.waiting("starting")
         line = service.wait_until_ready(_SERVICE_TIMEOUT_S, waiting.tick)
         waiting.done(line)

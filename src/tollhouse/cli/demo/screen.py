@@ -33,6 +33,9 @@ class Screen:
         for line in text.split("\n"):
             click.echo(f"{_INDENT}{line}".rstrip())
 
+    def link(self, url: str) -> None:
+        click.echo(_INDENT + click.style(url, fg="cyan", bold=True, underline=True))
+
     def command(self, text: str) -> None:
         """Show a command, as a person would type it."""
         click.echo(_INDENT + click.style(f"$ {text}", fg="cyan"))
@@ -45,16 +48,21 @@ class Screen:
 
     def answer(self, status: int, elapsed_s: float, body: bytes) -> None:
         """Show what came back."""
-        color = "green" if status == HTTPStatus.OK else "yellow"
+        self.status(status, elapsed_s)
+        self.say(msgspec.json.format(body, indent=2).decode())
+
+    def status(self, status: int, elapsed_s: float) -> None:
+        """Show how a request ended."""
+        color = "green" if status < HTTPStatus.BAD_REQUEST else "yellow"
         line = f"← {status} {HTTPStatus(status).phrase} (after {elapsed_s:.2f} s)"
         click.echo(_INDENT + click.style(line, fg=color))
-        self.say(msgspec.json.format(body, indent=2).decode())
 
     def rows(self, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
         for line in table(headings, cells):
             self.say(line)
 
-    def waiting(self, what: str) -> "Waiting":
+    def waiting(self, what: str = "") -> "Waiting":
+        """Begin to wait; nothing is said of it but on a terminal where there is no word for it."""
         return Waiting(what, is_terminal=sys.stdout.isatty())
 
 
@@ -66,14 +74,15 @@ class Waiting:
         self._is_terminal = is_terminal
         self._spinner = cycle(_SPINNER)
         self._elapsed_s = 0.0
-        if not is_terminal:
+        if what and not is_terminal:
             click.echo(f"{_INDENT}{what} …")
 
     def tick(self, elapsed_s: float) -> None:
         """Show that it goes on."""
         self._elapsed_s = elapsed_s
         if self._is_terminal:
-            click.echo(f"{_CLEAR_LINE}{_INDENT}{next(self._spinner)} {self._what} … {elapsed_s:.1f} s", nl=False)
+            what = self._what and f"{self._what} … "
+            click.echo(f"{_CLEAR_LINE}{_INDENT}{next(self._spinner)} {what}{elapsed_s:.1f} s", nl=False)
 
     def done(self, text: str) -> None:
         """Show that it is over."""

