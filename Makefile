@@ -4,20 +4,25 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --all-extras
 
-.PHONY: nginx demo test check audit format bench faults install
+.PHONY: programs demo test check audit format bench faults install
 
 demo: install
 	$(RUN) tollhouse demo $(ARGS)
 
-# nginx is the one program of the tests that no package of Python's brings in a form to rely on. Without it, and without the right to
-# install it, the tests that need it are skipped and say so.
-nginx:
-	@command -v nginx >/dev/null || test -x /usr/sbin/nginx || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
-	  && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nginx-light; } \
+# The programs of the tests that no package of Python's brings in a form to rely on. Where one is not there, and may not be installed,
+# the tests that need it are skipped and say so.
+programs:
+	@$(call found,nginx) || $(call installed,nginx-light) \
 	  || echo "nginx is not installed: tests of the edge that need it are skipped (apt-get install nginx-light, or the like)"
+	@$(call found,chromium) || $(call found,chromium-browser) || $(call found,google-chrome) || $(call installed,chromium) \
+	  || echo "chromium is not installed: the tests of the demo's page are skipped (apt-get install chromium, or the like)"
+
+found = { command -v $(1) >/dev/null || test -x /usr/sbin/$(1); }
+installed = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
+	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); }
 
 # Most tests wait for processes they have started, so that four at a time are no more than two cores carry.
-test: check nginx
+test: check programs
 	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
 
 check: install
