@@ -16,7 +16,7 @@ from tollhouse.completions.call import Answer, Call
 from tollhouse.completions.deadlines import Deadlines
 from tollhouse.completions.dispatch import Failed, Received, count_at, dispatch, failure_of
 from tollhouse.completions.failover import Course, Turn
-from tollhouse.completions.guarding import Guarded, blocked_by, kept_refusal
+from tollhouse.completions.guarding import blocked_by, kept_refusal
 from tollhouse.completions.hedging import Background, Hedging, Race, better
 from tollhouse.completions.question import Prepared
 from tollhouse.completions.relay import Relay, Sink, StreamBounds
@@ -87,8 +87,7 @@ class Pipeline:
         Raises:
             TollhouseError: each refusal and failure of the public contract.
         """
-        if call.guarded is not None:
-            self._refuse_blocked(call, call.guarded)
+        self._refuse_blocked(call)
         if call.tier_chains is not None:
             call = call.for_tier(await self._tiers.tier_of(call.tenant_id))
         course = Course(call, self._clock, self._metrics, self._max_retry_after_s)
@@ -148,8 +147,7 @@ class Pipeline:
         Raises:
             TollhouseError: the gate says no, or the provider does.
         """
-        if call.guarded is not None:
-            self._refuse_blocked(call, call.guarded)
+        self._refuse_blocked(call)
         tried = call.candidates[0]
         breaker = tried.candidate.breaker
         if breaker is not None and not breaker.would_permit(self._clock.monotonic_s()):
@@ -166,9 +164,10 @@ class Pipeline:
             raise counted.error
         return Answer(counted, call.request_id)
 
-    def _refuse_blocked(self, call: Call, guarded: Guarded) -> None:
+    def _refuse_blocked(self, call: Call) -> None:
         """Refuse a call whose request a guardrail has blocked: nothing is reserved, and nothing dispatched."""
-        if guarded.blocked is not None:
+        guarded = call.guarded
+        if guarded is not None and guarded.blocked is not None:
             self._note(call, guarded.findings)
             raise guarded.blocked
 
