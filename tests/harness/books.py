@@ -18,6 +18,7 @@ from harness import engines
 from harness.clock import FakeClock
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey, Reservation
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.gate.admission import Admission, Admitted, Replay
 from tollhouse.gate.service import Gate
 from tollhouse.gate.sqlite import SqliteGate
@@ -43,6 +44,7 @@ from tollhouse.wiring.engines import _give_back, assemble_cluster
 
 _numbers = count(1)
 LEASE_S = 10
+THRESHOLDS = Thresholds((50, 80, 90, 100))
 _LIVE_EPOCHS = sa.select(ai_instances.c.epoch).where(ai_instances.c.state == "live").order_by(ai_instances.c.epoch)
 
 
@@ -265,7 +267,7 @@ async def _open_embedded(path: Path, clock: FakeClock, rules: Rules) -> AsyncIte
     database = SqliteDatabase(path)
     limiter = Limiter(rules, clock)
     SqliteGate(clock, limiter).handle_on(database)
-    sqlite_ledger.handle_on(database, limiter)
+    sqlite_ledger.handle_on(database, limiter, THRESHOLDS)
     database.open()
     try:
         ledger = Ledger(database, clock)
@@ -279,7 +281,7 @@ async def _open_embedded(path: Path, clock: FakeClock, rules: Rules) -> AsyncIte
 async def _open_cluster(path: Path, clock: FakeClock, rules: Rules) -> AsyncIterator[Books]:
     """Join the database as an instance that shows that it lives as long as the clock stands."""
     lease = Lease(clock, LEASE_S)
-    database, ledger = assemble_cluster(engines.database_url(path), clock, lease, rules, timeout_s=5)
+    database, ledger = assemble_cluster(engines.database_url(path), clock, lease, rules, THRESHOLDS, timeout_s=5)
 
     membership = Membership(database.dial, clock, lease, when_lost=lambda: None, when_keys_changed=lambda: None)
     await database.open()

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 import uvicorn
 
 from harness import engines
-from harness.books import open_books
+from harness.books import THRESHOLDS, open_books
 from harness.clock import FakeClock
 from tollhouse.admin.service import Administration
 from tollhouse.apps.control import control_plane
@@ -117,7 +117,9 @@ class Plane:
         await keyring.load()
         keyring.trust(ADMIN, Principal("admin", "admin", "super-admin", None))
         tiers = {"starter": 2 * USD, "growth": 10 * USD}
-        administration = Administration(database, keyring, self.clock, tiers=tiers, default_tier="starter")
+        administration = Administration(
+            database, keyring, self.clock, tiers=tiers, default_tier="starter", thresholds=THRESHOLDS
+        )
         metrics = Metrics()
         self.uses = NotableUses(database, self.clock, mark_used)
         keyring.when_first_used = partial(self.uses.note, FIRST_USED)

@@ -1,5 +1,6 @@
 """One administrator's change: a transaction, the month it falls into, and the audit entries it leaves."""
 
+from collections.abc import Collection
 from decimal import Decimal
 from typing import Any
 
@@ -7,9 +8,14 @@ import sqlalchemy as sa
 
 from tollhouse.audit import store as audit
 from tollhouse.audit.model import AuditEntry
+from tollhouse.audit.telling import events_of
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import Budget, BudgetKey
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.errors import InvalidRequest, NotFound
+from tollhouse.events import outbox
+from tollhouse.keys import store as keys
+from tollhouse.keys.model import ServiceKey
 from tollhouse.kit.clock import billing_period, utc_text
 from tollhouse.kit.money import nano_usd
 from tollhouse.kit.scopes import Scope
@@ -36,13 +42,18 @@ class Change:
     """What a change reads and writes.
 
     The time is taken inside the transaction: no call that was admitted before it can have opened a later month.
+
+    Args:
+        thresholds: shares of a cap that are told of once they are spent.
     """
 
-    def __init__(self, connection: sa.Connection, now_ms: int, actor: str) -> None:
+    def __init__(self, connection: sa.Connection, now_ms: int, actor: str, thresholds: Thresholds) -> None:
         self.connection = connection
         self.now = utc_text(now_ms)
         self.period = billing_period(now_ms)
+        self._now_ms = now_ms
         self._actor = actor
+        self._thresholds = thresholds
         self._entries: list[AuditEntry] = []
 
     def record(self, action: str, tenant_id: str, target: str, before: Any, after: Any) -> None:
@@ -51,6 +62,7 @@ class Change:
 
     def write_audit(self) -> None:
         """Write what was recorded: last of all, since nobody else can write to the audit log from then on."""
+        outbox.append_all(self.connection, events_of(self._entries))
         audit.append_all(self.connection, self._entries)
 
     def tenant(self, tenant_id: str) -> TenantModule:
@@ -59,6 +71,16 @@ class Change:
         if module is None:
             raise NotFound(f"there is no tenant {tenant_id}; PUT /admin/tenants/{tenant_id} sets it up")
         return module
+
+    def service_key(self, key_id: str) -> ServiceKey:
+        """Return a service key; raises NotFound for one that was never made."""
+        key = keys.find(self.connection, key_id)
+        if key is None:
+            raise NotFound(
+                f"there is no service key {key_id}; GET /admin/keys lists them, and the admin key of the "
+                "configuration is not among them"
+            )
+        return key
 
     def budget_key(self, tenant_id: str, scope: Scope, scope_id: str) -> BudgetKey:
         """Return the key of a budget in the running month."""
@@ -74,7 +96,12 @@ class Change:
         before = budgets.standing_cap(self.connection, key)
         if before != cap_nano_usd:
             budgets.set_standing_cap(self.connection, key, cap_nano_usd, self.now)
+            self.tell_thresholds(key.scope, [(key.tenant_id, key.scope_id)])
             self._record_cap(key, before, cap_nano_usd)
+
+    def tell_thresholds(self, scope: Scope, owners: Collection[tuple[str, str]]) -> None:
+        """Tell of shares that are spent of caps that were changed; ``owners`` are their tenants and scope ids."""
+        budgets.tell_thresholds(self.connection, self._thresholds, self.period, scope, owners, self._now_ms)
 
     def lift_cap(self, key: BudgetKey) -> bool:
         """Lift such a cap; return whether there was one."""

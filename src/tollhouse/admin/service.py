@@ -34,6 +34,7 @@ from tollhouse.audit.export import export
 from tollhouse.audit.service import SYSTEM
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.model import BudgetKey
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.keys import store as keys
 from tollhouse.keys.model import ServiceKey
@@ -67,12 +68,14 @@ class Administration:
         *,
         tiers: Mapping[str, int],
         default_tier: str,
+        thresholds: Thresholds,
     ) -> None:
-        """``tiers`` maps each configured tier to its monthly budget in nano-USD."""
+        """``tiers`` maps tiers to budgets in nano-USD; ``thresholds`` are told of once that much of a cap is spent."""
         self._database = database
         self._keyring = keyring
         self._clock = clock
         self._tiers = Tiers(tiers, default_tier)
+        self._thresholds = thresholds
 
     # Tenants.
 
@@ -91,6 +94,7 @@ class Administration:
                 after = msgspec.structs.replace(after, updated_at=change.now)
                 tenants.save(change.connection, after)
                 budgets.set_tenant_cap(change.connection, tenant_id, change.period, after.budget_nano_usd)
+                change.tell_thresholds("tenant", [(tenant_id, "")])
                 action = "tenant.created" if before is None else "tenant.updated"
                 change.record(action, tenant_id, tenant_id, before, after)
             return after
@@ -117,6 +121,7 @@ class Administration:
                 budgets.hold_all_calls(change.connection)
                 before = tenants.follow_tier(change.connection, tier, budget)
                 budgets.set_tenant_caps(change.connection, before, change.period, budget)
+                change.tell_thresholds("tenant", {(tenant_id, "") for tenant_id in before})
                 for tenant_id, old in before.items():
                     change.record("tenant.updated", tenant_id, tenant_id, _budget_state(old), _budget_state(budget))
 
@@ -220,7 +225,7 @@ class Administration:
         cap = cap_nano_usd(budget_usd)
 
         def work(change: Change) -> BudgetState:
-            _known(change, key_id)
+            change.service_key(key_id)
             return _capped(change, change.budget_key("", "key", key_id), cap)
 
         return await self._change(actor, work)
@@ -271,7 +276,7 @@ class Administration:
         """Give a service key limits of its own, over all its tenants; raises NotFound, InvalidRequest."""
 
         def work(change: Change) -> LimitState:
-            _known(change, key_id)
+            change.service_key(key_id)
             return _limited(change, LimitKey("", "key", key_id), changes)
 
         return await self._change(actor, work)
@@ -343,7 +348,7 @@ class Administration:
         """Refuse a key from now on; raises NotFound. A key that is revoked already stays as it is."""
 
         def work(change: Change) -> tuple[ServiceKey, int | None]:
-            key = _known(change, key_id)
+            key = change.service_key(key_id)
             if key.revoked_at is None:
                 keys.revoke(change.connection, key_id, change.now)
                 key = msgspec.structs.replace(key, revoked_at=change.now)
@@ -381,7 +386,7 @@ class Administration:
     async def _change(self, actor: str, work: Callable[[Change], T]) -> T:
         def change(connection: sa.Connection) -> T:
             take_turn(connection)
-            made = Change(connection, self._clock.now_ms(), actor)
+            made = Change(connection, self._clock.now_ms(), actor, self._thresholds)
             result = work(made)
             made.write_audit()
             return result
@@ -389,7 +394,9 @@ class Administration:
         return await self._database.write(change)
 
     async def _look(self, work: Callable[[Change], T]) -> T:
-        return await self._database.read(lambda connection: work(Change(connection, self._clock.now_ms(), "")))
+        return await self._database.read(
+            lambda connection: work(Change(connection, self._clock.now_ms(), "", self._thresholds))
+        )
 
 
 def _scope(text: str) -> Scope:
@@ -420,16 +427,6 @@ def _limited(change: Change, key: LimitKey, changes: LimitChange) -> LimitState:
 
 def _no_limits(key: LimitKey) -> NotFound:
     return NotFound(f"{key.describe()} has no limits of its own")
-
-
-def _known(change: Change, key_id: str) -> ServiceKey:
-    key = keys.find(change.connection, key_id)
-    if key is None:
-        raise NotFound(
-            f"there is no service key {key_id}; GET /admin/keys lists them, and the admin key of the "
-            "configuration is not among them"
-        )
-    return key
 
 
 def _tenant_ids(request: KeyRequest) -> tuple[str, ...] | None:

@@ -1,23 +1,19 @@
 """Writing to the audit log outside of another change's transaction."""
 
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from tollhouse.audit import store
 from tollhouse.audit.model import AuditEntry
+from tollhouse.audit.telling import events_of
 from tollhouse.events import outbox
-from tollhouse.events.model import NewEvent
-from tollhouse.kit.clock import Clock, epoch_ms, utc_text
+from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.storage.database import Database
 
 SYSTEM = "system"
 """The actor of what nobody asked for."""
-
-# What is also told as an event, of the type ``ai.`` and the action.
-_TOLD = frozenset({"provider.switched", "breaker.open", "breaker.half_open", "breaker.closed"})
 
 
 class AuditLog:
@@ -51,21 +47,8 @@ class AuditLog:
         """Write several entries in one transaction, and the events that tell of them; raises as ``record``."""
 
         def work(connection: sa.Connection) -> None:
-            outbox.append_all(connection, _events(entries))
+            outbox.append_all(connection, events_of(entries))
             # Last, since nobody else can write to the audit log from then on.
             store.append_all(connection, entries)
 
         await self._database.write(work)
-
-
-def _events(entries: Sequence[AuditEntry]) -> Iterator[NewEvent]:
-    for entry in entries:
-        if entry.action in _TOLD:
-            yield NewEvent(
-                type=f"ai.{entry.action}",
-                tenant_id=entry.tenant_id,
-                user_id="",
-                subject=entry.target,
-                data={"before": entry.before, "after": entry.after},
-                at_ms=epoch_ms(datetime.fromisoformat(entry.created_at)),
-            )

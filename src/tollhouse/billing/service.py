@@ -1,10 +1,10 @@
 """Usage and spending, as the caller may see them."""
 
 import re
-from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from tollhouse.billing.model import GroupedUsage, TenantSpending, TotalUsage, UsageGroup
+from tollhouse.budgets.model import percentage
 from tollhouse.errors import Forbidden, InvalidRequest, TenantForbidden
 from tollhouse.keys.model import Principal
 from tollhouse.kit.clock import Clock, billing_period
@@ -16,7 +16,6 @@ from tollhouse.metering.store import Spending, UsageSum
 from tollhouse.storage.database import Database
 
 _PERIOD = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
-_TENTH = Decimal("0.1")
 
 # For each way to group: the name of the list, and of the key in its groups.
 _NAMES = {
@@ -121,13 +120,6 @@ def _spending(spending: Spending) -> TenantSpending:
         tier=spending.tier,
         budget_usd=usd(spending.cap_nano_usd),
         spent_usd=usd(spending.posted_nano_usd),
-        pct_used=_percentage(spending.posted_nano_usd, spending.cap_nano_usd),
+        pct_used=percentage(spending.posted_nano_usd, spending.cap_nano_usd),
         reserved_usd=usd(spending.reserved_nano_usd),
     )
-
-
-def _percentage(posted_nano_usd: int, cap_nano_usd: int) -> Decimal:
-    """Return what is spent in percent of the cap, to one decimal; a cap of nothing is used up by anything."""
-    if not cap_nano_usd:
-        return Decimal("100.0") if posted_nano_usd else Decimal("0.0")
-    return (Decimal(posted_nano_usd * 100) / cap_nano_usd).quantize(_TENTH, ROUND_HALF_UP)

@@ -1,12 +1,15 @@
 """Budgets and reservations."""
 
 from collections.abc import Callable
+from decimal import ROUND_HALF_UP, Decimal
 from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
 
 from tollhouse.kit.scopes import Scope, describe_owner
+
+_TENTH = Decimal("0.1")
 
 
 class BudgetKey(NamedTuple):
@@ -49,6 +52,13 @@ class Budget(msgspec.Struct):
     def left_nano_usd(self) -> int:
         """What a new reservation may take; negative after a cap was lowered below what is spoken for."""
         return self.cap_nano_usd - self.posted_nano_usd - self.reserved_nano_usd
+
+
+def percentage(posted_nano_usd: int, cap_nano_usd: int) -> Decimal:
+    """Return what is posted in percent of a cap, to one decimal; a cap of nothing is used up by anything."""
+    if not cap_nano_usd:
+        return Decimal("100.0") if posted_nano_usd else Decimal("0.0")
+    return (Decimal(posted_nano_usd * 100) / cap_nano_usd).quantize(_TENTH, ROUND_HALF_UP)
 
 
 class Reservation(msgspec.Struct, frozen=True, gc=False):

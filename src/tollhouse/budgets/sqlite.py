@@ -6,10 +6,16 @@ written; each UPDATE still carries its condition, so that a breach would fail ra
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 import msgspec
 
 from tollhouse.budgets.model import Budget, BudgetKey, ChargedTo, Movement, Reservation, budget_keys, charged_to
+from tollhouse.budgets.thresholds import Thresholds
+from tollhouse.events import outbox
+from tollhouse.events import sqlite as events
+from tollhouse.kit.clock import epoch_ms
+from tollhouse.kit.scopes import Scope
 
 # All budgets of a call at once, which is half the work of reading them one by one.
 _READ = " UNION ALL ".join(
@@ -40,8 +46,17 @@ UPDATE ai_budgets SET reserved_nano_usd = reserved_nano_usd + ?1
    AND posted_nano_usd + reserved_nano_usd + ?1 <= cap_nano_usd"""
 
 _MOVE = """
-UPDATE ai_budgets SET posted_nano_usd = posted_nano_usd + ?, reserved_nano_usd = reserved_nano_usd + ?
- WHERE tenant_id = ? AND billing_period = ? AND scope = ? AND scope_id = ?"""
+UPDATE ai_budgets SET posted_nano_usd = posted_nano_usd + ?1, reserved_nano_usd = reserved_nano_usd + ?2
+ WHERE tenant_id = ?3 AND billing_period = ?4 AND scope = ?5 AND scope_id = ?6"""
+
+# Compared where the row is at hand anyway; the function is called once a threshold is passed, and never before.
+_MOVE_AND_NOTE = """
+UPDATE ai_budgets SET posted_nano_usd = posted_nano_usd + ?1, reserved_nano_usd = reserved_nano_usd + ?2,
+       told_percent = CASE WHEN (posted_nano_usd + ?1) * 100 >= cap_nano_usd * CASE {next_percent} END
+                           THEN note_passed(tenant_id, billing_period, scope, scope_id, cap_nano_usd,
+                                            posted_nano_usd + ?1, told_percent)
+                           ELSE told_percent END
+ WHERE tenant_id = ?3 AND billing_period = ?4 AND scope = ?5 AND scope_id = ?6"""
 
 _COLUMNS = Reservation.__struct_fields__
 _INSERT_RESERVATION = f"""
@@ -118,11 +133,52 @@ def reserve(
     connection.executemany(_INSERT_RESERVATION, map(msgspec.structs.astuple, reservations))
 
 
-def move(connection: sqlite3.Connection, movements: Mapping[BudgetKey, Movement]) -> None:
-    """Apply what a batch changed; a budget without a row has no cap and keeps no count."""
-    connection.executemany(
-        _MOVE, [(change.posted_nano_usd, change.reserved_nano_usd, *key) for key, change in movements.items()]
-    )
+class Mover:
+    """Applies what batches change in budgets; a budget without a row has no cap and keeps no count.
+
+    Args:
+        thresholds: shares of a cap that are told of once they are spent.
+
+    Attributes:
+        functions: what the writing connection has to know, by its names in SQL.
+    """
+
+    def __init__(self, thresholds: Thresholds) -> None:
+        self.functions = {"note_passed": self._note}
+        self._thresholds = thresholds
+        self._passed: list[tuple[BudgetKey, Budget, int]] = []
+        next_percent = " ".join(f"WHEN told_percent < {percent} THEN {percent}" for percent in thresholds.percents)
+        self._move_and_note = _MOVE_AND_NOTE.format(next_percent=next_percent) if next_percent else _MOVE
+
+    def free(self, connection: sqlite3.Connection, movements: Mapping[BudgetKey, Movement]) -> None:
+        """Apply movements that post nothing."""
+        connection.executemany(_MOVE, _moved(movements))
+
+    def move(self, connection: sqlite3.Connection, movements: Mapping[BudgetKey, Movement], at: str) -> None:
+        """Apply movements, and tell of the thresholds that are passed by them.
+
+        Args:
+            at: when they were settled; ISO 8601 in UTC.
+        """
+        self._passed.clear()
+        connection.executemany(self._move_and_note, _moved(movements))
+        if self._passed:
+            at_ms = epoch_ms(datetime.fromisoformat(at))
+            rows = [outbox.row(each) for passed in self._passed for each in self._thresholds.events(*passed, at_ms)]
+            # Beyond 64 bits SQLite compares as floats, and may have asked a little too early.
+            if rows:
+                events.insert(connection, rows)
+
+    def _note(
+        self, tenant_id: str, period: str, scope: Scope, scope_id: str, cap: int, posted: int, told_percent: int
+    ) -> int:
+        budget = Budget(cap, posted, 0)
+        self._passed.append((BudgetKey(tenant_id, period, scope, scope_id), budget, told_percent))
+        return max(told_percent, self._thresholds.passed(budget))
+
+
+def _moved(movements: Mapping[BudgetKey, Movement]) -> list[tuple[int | str, ...]]:
+    return [(change.posted_nano_usd, change.reserved_nano_usd, *key) for key, change in movements.items()]
 
 
 def close_reservations(connection: sqlite3.Connection, closed: Sequence[Reservation]) -> None:

@@ -1,11 +1,15 @@
 """The control plane's statements: caps, the state of budgets, and open reservations. They run on every engine."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from tollhouse.budgets.model import Budget, BudgetKey, Reservation
+from tollhouse.budgets.thresholds import Thresholds
+from tollhouse.events import outbox
+from tollhouse.events.model import NewEvent
+from tollhouse.kit.scopes import Scope
 from tollhouse.storage.schema import ai_budget_caps, ai_budgets, ai_instances, ai_reservations, ai_usage_monthly
 
 _LEFT_AT_ONCE = 1000
@@ -54,6 +58,43 @@ def set_standing_cap(connection: sa.Connection, key: BudgetKey, cap_nano_usd: in
     )
     for month in (key.billing_period, *_later_months(connection, key.tenant_id, key.billing_period)):
         _set_month(connection, key._replace(billing_period=month), cap_nano_usd)
+
+
+def tell_thresholds(
+    connection: sa.Connection,
+    thresholds: Thresholds,
+    billing_period: str,
+    scope: Scope,
+    owners: Collection[tuple[str, str]],
+    at_ms: int,
+) -> None:
+    """Tell of what is spent of caps that this transaction has changed, in the running month and later ones.
+
+    What a lower cap makes the share that is spent is told at once. What a higher one makes it is forgotten, so that it
+    is told again once that much of the new cap is spent.
+
+    Args:
+        owners: tenant ids with scope ids; their rows are this transaction's, as the change has written them.
+        at_ms: when the caps were changed, in milliseconds since the Unix epoch.
+    """
+    table = ai_budgets.c
+    wanted = sa.select(ai_budgets).where(
+        table.billing_period >= billing_period, table.scope == scope, table.posted_nano_usd > 0
+    )
+    if len(owners) == 1:
+        ((tenant_id, scope_id),) = owners
+        wanted = wanted.where(table.tenant_id == tenant_id, table.scope_id == scope_id)
+    events: list[NewEvent] = []
+    for row in connection.execute(wanted.order_by(table.tenant_id, table.billing_period)).all():
+        if (row.tenant_id, row.scope_id) not in owners:
+            continue
+        key = BudgetKey(row.tenant_id, row.billing_period, scope, row.scope_id)
+        budget = Budget(row.cap_nano_usd, row.posted_nano_usd, row.reserved_nano_usd)
+        passed = thresholds.passed(budget)
+        if passed != row.told_percent:
+            connection.execute(sa.update(ai_budgets).where(_is(ai_budgets, key)).values(told_percent=passed))
+            events += thresholds.events(key, budget, row.told_percent, at_ms)
+    outbox.append_all(connection, events)
 
 
 def hold_calls(connection: sa.Connection, key: BudgetKey) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from tollhouse.config.problems import Problems, did_you_mean, listed
 from tollhouse.config.schema import ROOT, KeyPath, Names, Node, Table, Value, node_of
@@ -32,8 +32,13 @@ class Override:
         except (ValueError, InvalidOperation):
             return self.text
         if get_origin(node.bare) is tuple:
-            return [part.strip() for part in self.text.split(",")] if self.text.strip() else []
+            parts = [part.strip() for part in self.text.split(",")] if self.text.strip() else []
+            return _whole(parts) if get_args(node.bare)[0] is int else parts
         return self.text
+
+
+def _whole(parts: list[str]) -> list[Any]:
+    return [int(part) if part.isascii() and part.isdigit() else part for part in parts]
 
 
 def apply_overrides(tree: dict[str, Any], environ: Mapping[str, str], problems: Problems) -> None:

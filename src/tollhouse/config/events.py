@@ -6,6 +6,10 @@ from tollhouse.config.rules import accepting, each, is_network, is_origin, secon
 from tollhouse.config.section import Section
 
 
+def _are_percents(numbers: tuple[int, ...]) -> bool:
+    return len(set(numbers)) == len(numbers) and all(1 <= number <= 100 for number in numbers)
+
+
 class Events(Section, frozen=True):
     """Events, and those who follow them."""
 
@@ -14,7 +18,7 @@ class Events(Section, frozen=True):
     poll_s: Annotated[float, seconds(60)] = 0.1
     """How often it is looked for new ones while somebody follows."""
     heartbeat_s: Annotated[float, seconds(3600)] = 15
-    """How long a stream is silent at the longest."""
+    """How long a stream or a socket is silent at the longest."""
     send_timeout_s: Annotated[float, seconds(3600)] = 30
     """How long a client may leave what it was sent unread before its stream is ended."""
     max_clients: Annotated[int, whole(1, 1_000_000)] = 5000
@@ -25,6 +29,11 @@ class Events(Section, frozen=True):
         tuple[str, ...], accepting(each(is_origin), "a list of origins such as https://app.example.com, each once")
     ] = ()
     """The origins of pages of other hosts that may follow."""
+
+    budget_thresholds: Annotated[
+        tuple[int, ...], accepting(_are_percents, "a list of whole numbers from 1 to 100, each once")
+    ] = (50, 80, 90, 100)
+    """Shares of a cap, in percent, that are told of once they are spent."""
 
 
 class Webhooks(Section, frozen=True):

@@ -324,6 +324,10 @@ class Edge(Section, frozen=True):
         tuple[str, ...], accepting(each(is_feature_upstream), "a list of feature=host:port, each once")
     ] = ()
     """Instances that take the requests of a feature; those of one feature share them."""
+    events_upstreams: Annotated[
+        tuple[str, ...], accepting(each(is_host_port), "a list of host:port, or [IPv6]:port, each once")
+    ] = ()
+    """Processes that take those who follow events; none leaves them to the instances."""
     server_names: Annotated[
         tuple[str, ...], accepting(each(lambda name: SERVER_NAME.fullmatch(name) is not None), SERVER_NAMES)
     ] = ()

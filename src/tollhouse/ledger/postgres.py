@@ -6,6 +6,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.errors import EpochLost, Unavailable
 from tollhouse.idempotency.model import FreeClaim
 from tollhouse.instances.lease import Lease
@@ -17,7 +18,7 @@ _COLUMNS = (
     *["text[]"] * 4,
     *("int[]", *["text[]"] * 4),
 )
-_ARGUMENTS = ("bigint", "text[]", "int[]", "bytea[]", "bigint[]", *_COLUMNS, "text[]", "bytea[]")
+_ARGUMENTS = ("bigint", "text[]", "int[]", "bytea[]", "bigint[]", *_COLUMNS, "text[]", "bytea[]", "int[]")
 _SETTLE = "SELECT ai_settle({})".format(
     ", ".join(f"${place}::{argument}" for place, argument in enumerate(_ARGUMENTS, start=1))
 )
@@ -59,6 +60,11 @@ class _Endings:
 class PostgresSettlements(_Endings):
     """Carries out batches of settlements."""
 
+    def __init__(self, lease: Lease, write_later: Callable[[Ending], None], thresholds: Thresholds) -> None:
+        """``thresholds`` are shares of a cap that are told of once they are spent; for the others see above."""
+        super().__init__(lease, write_later)
+        self._percents = thresholds.percents
+
     async def run(
         self, connection: asyncpg.Connection, operations: Sequence[Settlement], timeout_s: float
     ) -> Sequence[Any]:
@@ -76,6 +82,7 @@ class PostgresSettlements(_Endings):
             *columns,
             [None if each.claim is None else each.claim.claim_id for each in operations],
             [each.sealed_answer for each in operations],
+            self._percents,
             timeout=timeout_s,
         )
         return [None] * len(operations)

@@ -16,6 +16,7 @@ from tollhouse.budgets.model import (
     charged_to,
     limited_by_of,
 )
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.idempotency import sqlite as idempotency
 from tollhouse.idempotency.model import Claim, FreeClaim
 from tollhouse.ledger.model import GENESIS_HASH, LedgerEntry, Release, Settlement, Status
@@ -46,11 +47,17 @@ _MONTHLY = _upsert("ai_usage_monthly", MONTHLY_KEY)
 _DAILY = _upsert("ai_usage_daily", DAILY_KEY)
 
 
-def handle_on(database: SqliteDatabase, limiter: Limiter) -> None:
-    """Have a SQLite database settle and release; ``limiter`` is told of what has ended."""
+def handle_on(database: SqliteDatabase, limiter: Limiter, thresholds: Thresholds) -> None:
+    """Have a SQLite database settle and release; ``limiter`` is told of what has ended.
+
+    Args:
+        thresholds: shares of a cap that are told of once they are spent.
+    """
+    mover = budgets.Mover(thresholds)
+    database.define(mover.functions)
 
     def settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
-        done = _settle(transaction, settlements)
+        done = _settle(transaction, settlements, mover)
         if limiter.wants_ends:
             # What an adjustment resolves has not run for long.
             ended = [each for each in settlements if each.status != "adjustment"]
@@ -58,7 +65,7 @@ def handle_on(database: SqliteDatabase, limiter: Limiter) -> None:
         return done
 
     def release(transaction: Transaction, releases: Sequence[Release]) -> list[None]:
-        done = _release(transaction, releases)
+        done = _release(transaction, releases, mover)
         if limiter.wants_ends:
             limiter.end(transaction, [_ended(each.reservation, 0) for each in releases])
         return done
@@ -76,7 +83,7 @@ def _ended(reservation: Reservation, used: int | None) -> Ended:
     return Ended((reservation.request_id, reservation.attempt), limited_by_of(reservation), used)
 
 
-def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list[None]:
+def _settle(transaction: Transaction, settlements: Sequence[Settlement], mover: budgets.Mover) -> list[None]:
     connection: sqlite3.Connection = transaction.connection
     entries = _chain(connection, settlements)
     added = [
@@ -92,7 +99,7 @@ def _settle(transaction: Transaction, settlements: Sequence[Settlement]) -> list
     budgets.hold_reservations(connection, ended["unknown"])
     budgets.resolve_reservations(connection, ended["adjustment"])
     billed = [(each.reservation, each.cost_nano_usd) for each in settlements if each.status != "unknown"]
-    budgets.move(connection, _movements(billed))
+    mover.move(connection, _movements(billed), settlements[-1].created_at)
     _end_claims(connection, [settlement for settlement in settlements if settlement.claim is not None])
     return [None] * len(settlements)
 
@@ -111,10 +118,10 @@ def _end_claims(connection: sqlite3.Connection, settlements: Sequence[Settlement
     idempotency.lose(connection, lost)
 
 
-def _release(transaction: Transaction, releases: Sequence[Release]) -> list[None]:
+def _release(transaction: Transaction, releases: Sequence[Release], mover: budgets.Mover) -> list[None]:
     connection: sqlite3.Connection = transaction.connection
     budgets.close_reservations(connection, [release.reservation for release in releases])
-    budgets.move(connection, _movements([(release.reservation, 0) for release in releases]))
+    mover.free(connection, _movements([(release.reservation, 0) for release in releases]))
     return [None] * len(releases)
 
 

@@ -38,7 +38,7 @@ CREATE TABLE ai_budgets (
 	scope_id TEXT NOT NULL,
 	cap_nano_usd BIGINT DEFAULT '0' NOT NULL,
 	posted_nano_usd BIGINT DEFAULT '0' NOT NULL,
-	reserved_nano_usd BIGINT DEFAULT '0' NOT NULL,
+	reserved_nano_usd BIGINT DEFAULT '0' NOT NULL, told_percent INTEGER DEFAULT '0' NOT NULL,
 	PRIMARY KEY (tenant_id, billing_period, scope, scope_id),
 	CONSTRAINT ai_budgets_scope CHECK (scope IN ('tenant', 'user', 'feature', 'key')),
 	CONSTRAINT ai_budgets_reserved CHECK (reserved_nano_usd >= 0)
@@ -427,4 +427,4 @@ CREATE INDEX ai_job_schedules_next ON ai_job_schedules (next_ms);
 
 CREATE INDEX ai_job_schedules_tenant ON ai_job_schedules (tenant_id, schedule_id);
 
-INSERT INTO alembic_version VALUES ('0008')
+INSERT INTO alembic_version VALUES ('0009')

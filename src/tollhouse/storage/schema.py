@@ -17,7 +17,7 @@ from tollhouse.storage.columns import row_hash as _hash
 from tollhouse.storage.columns import text as _text
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0008"
+REVISION = "0009"
 
 tenant_ai_modules = sa.Table(
     "tenant_ai_modules",
@@ -86,6 +86,8 @@ ai_budgets = sa.Table(
     _money("cap_nano_usd"),
     _money("posted_nano_usd"),
     _money("reserved_nano_usd"),
+    # The highest share of the cap of which it was told that it is spent, in percent; 0 for none.
+    sa.Column("told_percent", sa.Integer, nullable=False, server_default="0"),
     sa.CheckConstraint("scope IN ('tenant', 'user', 'feature', 'key')", name="ai_budgets_scope"),
     sa.CheckConstraint("reserved_nano_usd >= 0", name="ai_budgets_reserved"),
     sqlite_with_rowid=False,

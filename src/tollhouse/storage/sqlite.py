@@ -181,6 +181,7 @@ class SqliteDatabase:
         self._path = path
         self._handlers: dict[type[object], BatchHandler] = {_Work: self._run_works}
         self._late: dict[type[object], Callable[[Any, Any], None]] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: list[_Job] = []
         self._committing = False
@@ -197,6 +198,10 @@ class SqliteDatabase:
 
     def handle(self, operation: type[object], handler: BatchHandler) -> None:
         self._handlers[operation] = handler
+
+    def define(self, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Have statements that write know functions, each by its name; before ``open``."""
+        self._functions |= functions
 
     def when_late(self, operation: type[object], take: Callable[[Any, Any], None]) -> None:
         """Have an operation and its outcome taken when its submitter has not waited for it."""
@@ -223,6 +228,8 @@ class SqliteDatabase:
                 self._migrate(self._writer)
             # Another program that holds the file must not hold up the event loop: its calls are refused at once.
             self._raw.execute("PRAGMA busy_timeout = 0")
+            for name, function in self._functions.items():
+                self._raw.create_function(name, -1, function)
         except (sqlite3.Error, sa.exc.DBAPIError) as error:
             reason = getattr(error, "orig", None) or error
             raise StartError(

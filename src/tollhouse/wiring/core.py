@@ -15,7 +15,7 @@ from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.money import nano_usd
 from tollhouse.telemetry.metrics import Metrics
-from tollhouse.wiring.engines import Engine, open_engine
+from tollhouse.wiring.engines import Engine, open_engine, thresholds
 
 _OPERATOR_KEY_ID = "operator"
 
@@ -46,6 +46,7 @@ async def open_core(config: Config, secrets: Secrets, clock: Clock, *, serves: b
             clock,
             tiers={name: nano_usd(tier.budget_usd) for name, tier in config.tiers.items()},
             default_tier=config.tenants.default_tier,
+            thresholds=thresholds(config),
         )
         # A command may run anywhere, with another configuration than the instances of a shared database.
         if serves or config.database.is_embedded:

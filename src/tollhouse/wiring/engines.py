@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from tollhouse.budgets import store as budgets
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError, Unavailable
 from tollhouse.gate.admission import Admission, Admitted
@@ -73,7 +74,7 @@ async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> Asyn
         database = SqliteDatabase(path)
         limiter = Limiter(limit_rules(config), clock)
         SqliteGate(clock, limiter).handle_on(database)
-        sqlite_ledger.handle_on(database, limiter)
+        sqlite_ledger.handle_on(database, limiter, thresholds(config))
         try:
             database.open()
             ledger = Ledger(database, clock)
@@ -110,7 +111,9 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
     settings = config.database
     lease = Lease(clock, settings.lease_s)
     rules = limit_rules(config)
-    database, ledger = assemble_cluster(settings.url, clock, lease, rules, timeout_s=settings.timeout_s)
+    database, ledger = assemble_cluster(
+        settings.url, clock, lease, rules, thresholds(config), timeout_s=settings.timeout_s
+    )
     some_are_lost, keys_changed = asyncio.Event(), asyncio.Event()
     membership = Membership(
         database.dial, clock, lease, when_lost=some_are_lost.set, when_keys_changed=keys_changed.set
@@ -148,6 +151,11 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
         await database.close()
 
 
+def thresholds(config: Config) -> Thresholds:
+    """Return the shares of caps that are told of."""
+    return Thresholds.of(config.events.budget_thresholds)
+
+
 def limit_rules(config: Config) -> Rules:
     """Return the limits that a configuration sets."""
     base: dict[Scope, Limit] = {}
@@ -171,7 +179,7 @@ def limit_rules(config: Config) -> Rules:
 
 
 def assemble_cluster(
-    url: str, clock: Clock, lease: "Lease", rules: Rules, *, timeout_s: float
+    url: str, clock: Clock, lease: "Lease", rules: Rules, told: Thresholds, *, timeout_s: float
 ) -> tuple["PostgresDatabase", Ledger]:
     """Return a PostgreSQL database, still closed, that knows how to admit and to settle, and the ledger on it."""
     from tollhouse.gate.postgres import PostgresAdmissions
@@ -193,7 +201,7 @@ def assemble_cluster(
     database.handle(
         "endings",
         {
-            Settlement: PostgresSettlements(lease, ledger.write_later),
+            Settlement: PostgresSettlements(lease, ledger.write_later, told),
             Release: PostgresReleases(lease, ledger.write_later),
             FreeClaim: PostgresFreedClaims(lease, ledger.write_later),
         },

@@ -85,7 +85,7 @@ def test_what_others_should_know_of_is_told_as_an_event_in_the_same_transaction(
     async def scenario(books):
         log = AuditLog(books.database, books.clock)
         await log.record("provider.switched", tenant_id="42", target="req_1", before={"a": 1}, after={"b": 2})
-        await log.record("tenant.updated", tenant_id="42", target="42", before=None, after=None)
+        await log.record("webhook.updated", tenant_id="42", target="42", before=None, after=None)
         await place_all(books.database)
         (event,) = await books.database.read(
             lambda connection: events.following(connection, Selection(), after=0, limit=9)

@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from tollhouse.billing.model import GroupedUsage, TotalUsage, UsageGroup
-from tollhouse.billing.service import _NAMES, _percentage
+from tollhouse.billing.service import _NAMES
+from tollhouse.budgets.model import percentage
 from tollhouse.metering.store import GROUPINGS
 
 
@@ -26,7 +27,7 @@ from tollhouse.metering.store import GROUPINGS
     ],
 )
 def test_shares_are_to_one_decimal(posted: int, cap: int, said: str):
-    assert _percentage(posted, cap) == Decimal(said)
+    assert percentage(posted, cap) == Decimal(said)
 
 
 def test_every_way_to_group_has_its_list_and_its_key():

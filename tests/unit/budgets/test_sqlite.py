@@ -9,10 +9,12 @@ import sqlalchemy as sa
 from harness.books import reservation
 from tollhouse.budgets import sqlite as budgets
 from tollhouse.budgets.model import Budget, BudgetKey, Movement
+from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.storage.schema import metadata
 
 pytestmark = pytest.mark.engine("sqlite")
 
+NOW = "2026-04-10T12:00:00.000Z"
 OWN = BudgetKey("42", "2026-04", "tenant", "")
 USER = BudgetKey("42", "2026-04", "user", "u")
 SERVICE_KEY = BudgetKey("", "2026-04", "key", "k")
@@ -29,10 +31,10 @@ def connection():
 
 def state(connection):
     rows = connection.execute("SELECT * FROM ai_budgets").fetchall()
-    return {BudgetKey(*row[:4]): tuple(row[4:]) for row in rows}
+    return {BudgetKey(*row[:4]): tuple(row[4:7]) for row in rows}
 
 
-def stand(connection, key, cap, at="2026-04-10T12:00:00.000Z"):
+def stand(connection, key, cap, at=NOW):
     connection.execute(
         "INSERT INTO ai_budget_caps VALUES (?, ?, ?, ?, ?)", (key.tenant_id, key.scope, key.scope_id, cap, at)
     )
@@ -70,7 +72,7 @@ def test_a_call_without_a_user_counts_against_no_users_budget(connection):
 
 
 def test_a_month_under_way_keeps_its_cap_and_its_counts(connection):
-    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 50, 20, 10)")
+    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 50, 20, 10, 0)")
     assert budgets.BudgetReader(connection).charged(reservation(), 100) == [(OWN, Budget(50, 20, 10))]
 
 
@@ -95,26 +97,26 @@ def test_a_reservation_is_entered_with_its_amount(connection):
 
 @pytest.mark.parametrize("posted", [1, 50, 101])
 def test_an_amount_that_does_not_fit_its_cap_is_never_written(connection, posted):
-    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 100, ?, 0)", (posted,))
+    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 100, ?, 0, 0)", (posted,))
     with pytest.raises(AssertionError, match="does not fit its cap"):
         budgets.reserve(connection, {OWN: 100}, [reservation(100)])
     assert state(connection) == {OWN: (100, posted, 0)}
 
 
 def test_money_moves_from_reserved_to_posted_and_nowhere_without_a_cap(connection):
-    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 100, 5, 40)")
+    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 100, 5, 40, 0)")
     movement = Movement()
     movement.posted_nano_usd, movement.reserved_nano_usd = 25, -40
-    budgets.move(connection, {OWN: movement, USER: movement})
+    budgets.Mover(Thresholds()).move(connection, {OWN: movement, USER: movement}, NOW)
     assert state(connection) == {OWN: (100, 30, 0)}
 
 
 def test_no_more_is_given_back_than_was_reserved(connection):
-    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 100, 5, 40)")
+    connection.execute("INSERT INTO ai_budgets VALUES ('42', '2026-04', 'tenant', '', 100, 5, 40, 0)")
     movement = Movement()
     movement.reserved_nano_usd = -41
     with pytest.raises(sqlite3.IntegrityError, match="ai_budgets_reserved"):
-        budgets.move(connection, {OWN: movement})
+        budgets.Mover(Thresholds()).free(connection, {OWN: movement})
 
 
 @pytest.mark.parametrize("end", [budgets.close_reservations, budgets.hold_reservations, budgets.resolve_reservations])
@@ -138,7 +140,7 @@ def test_a_reservation_that_is_held_is_neither_open_nor_held_again(connection):
 
 def test_nothing_to_do_is_done(connection):
     budgets.reserve(connection, {}, [])
-    budgets.move(connection, {})
+    budgets.Mover(Thresholds()).move(connection, {}, NOW)
     budgets.close_reservations(connection, [])
     budgets.hold_reservations(connection, [])
     budgets.resolve_reservations(connection, [])

@@ -63,6 +63,14 @@ def test_each_type_of_value_is_read_from_its_text(load):
     assert config.tiers["growth"].budget_usd == Decimal(12)
 
 
+def test_a_list_of_numbers_is_written_with_commas_too(load):
+    assert load(TOLLHOUSE_EVENTS__BUDGET_THRESHOLDS="80, 100").events.budget_thresholds == (80, 100)
+    assert load(TOLLHOUSE_EVENTS__BUDGET_THRESHOLDS="").events.budget_thresholds == ()
+    for wrong in ("80,x", "0", "101", "80,80", "-1"):
+        told = problem(load, TOLLHOUSE_EVENTS__BUDGET_THRESHOLDS=wrong)
+        assert "expected a list of whole numbers from 1 to 100, each once" in told
+
+
 def test_a_list_is_written_with_commas_and_an_empty_text_is_an_empty_list(load):
     made = {"TOLLHOUSE_MODELS__SMALL__PROVIDER": "open-ai"}
 

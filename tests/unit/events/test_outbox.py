@@ -76,12 +76,17 @@ def test_an_event_is_undone_with_what_it_tells_of(tmp_path):
     run_on_books(tmp_path, scenario)
 
 
-def test_data_that_is_too_large_for_an_event_is_refused(tmp_path):
+def test_data_that_is_too_large_for_an_event_is_left_out_of_it(tmp_path):
+    """It must not undo what it tells of."""
+
     async def scenario(books):
         room = MAX_DATA_BYTES - len(json.dumps({"text": ""}, separators=(",", ":")))
         await write(books, new(text="x" * room))
-        with pytest.raises(ValueError, match=r"ai\.job\.completed of job_1: 16385 bytes of data, at most 16384"):
-            await books.database.write(lambda connection: outbox.append(connection, new(text="x" * (room + 1))))
+        await write(books, new(text="x" * (room + 1)))
+        whole, without = await following(books)
+        assert len(whole.data) == MAX_DATA_BYTES
+        assert json.loads(without.data) == {"is_omitted": True, "bytes": 16385, "bytes_max": 16384}
+        assert without.subject == "job_1"
 
     run_on_books(tmp_path, scenario)
 

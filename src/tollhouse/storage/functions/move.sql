@@ -1,11 +1,15 @@
 -- Moves the money of ended attempts: their ceilings are freed, and their costs posted, in every budget that they count
 -- against (budgets/model.py: budget_keys). A budget without a row has no cap, and keeps no count. What is unknown moves
 -- nothing: its ceiling stays reserved.
+--
+-- thresholds: shares of a cap in percent, ascending, that are told of at a time (at) once they are spent; NULL for none.
 CREATE OR REPLACE FUNCTION ai_move(
     tenant_ids text[], periods text[], user_ids text[], feature_slugs text[], key_ids text[], costs bigint[],
-    ceilings bigint[], statuses text[]
+    ceilings bigint[], statuses text[], thresholds integer[], at text
 ) RETURNS void
 LANGUAGE plpgsql AS $$
+DECLARE
+    passed ai_budgets[];
 BEGIN
     -- The same rows in the same order as ai_admit.
     PERFORM 1
@@ -35,10 +39,22 @@ BEGIN
                 SELECT tenant_id, billing_period, 'user', user_id, posted, freed FROM ended WHERE user_id <> ''
                ) AS k
          GROUP BY k.tenant_id, k.billing_period, k.scope, k.scope_id
+    ), changed AS (
+        UPDATE ai_budgets b
+           SET posted_nano_usd = b.posted_nano_usd + moved.posted, reserved_nano_usd = b.reserved_nano_usd - moved.freed
+          FROM moved
+         WHERE b.tenant_id = moved.tenant_id AND b.billing_period = moved.billing_period AND b.scope = moved.scope
+           AND b.scope_id = moved.scope_id
+        RETURNING b.cap_nano_usd, b.posted_nano_usd, b.told_percent, b AS budget
     )
-    UPDATE ai_budgets b
-       SET posted_nano_usd = b.posted_nano_usd + moved.posted, reserved_nano_usd = b.reserved_nano_usd - moved.freed
-      FROM moved
-     WHERE b.tenant_id = moved.tenant_id AND b.billing_period = moved.billing_period AND b.scope = moved.scope
-       AND b.scope_id = moved.scope_id;
+    -- As floats, a little early rather than late, since this is asked for each row: ai_tell_thresholds decides exactly.
+    SELECT array_agg(c.budget)
+             FILTER (WHERE c.posted_nano_usd > 0 AND c.told_percent < thresholds[width_bucket(
+                         -- Of a cap of nothing all is spent: LEAST passes over NULL.
+                         floor(LEAST(c.posted_nano_usd * 100.0000001::float8 / NULLIF(c.cap_nano_usd, 0), 100))::integer,
+                         thresholds)])
+      INTO passed FROM changed c;
+    IF passed IS NOT NULL THEN
+        PERFORM ai_tell_thresholds(passed, thresholds, at);
+    END IF;
 END $$;

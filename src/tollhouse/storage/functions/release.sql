@@ -30,7 +30,7 @@ BEGIN
               USING ERRCODE = 'TH003';
     END IF;
     PERFORM ai_move(gone.tenant_ids, gone.periods, gone.user_ids, gone.feature_slugs, gone.key_ids, gone.costs,
-                    gone.ceilings, gone.ends);
+                    gone.ceilings, gone.ends, NULL, NULL);
     IF gone.has_tokens THEN
         PERFORM ai_return_tokens(gone.tenant_ids, gone.user_ids, gone.feature_slugs, gone.key_ids, gone.tokens);
     END IF;

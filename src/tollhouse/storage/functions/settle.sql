@@ -4,14 +4,15 @@
 -- before. What a lost instance left may be held as unknown by any other.
 --
 -- Arguments are columns of ai_usage_log; heads numbers each row's tenant in head_tenants, from 1; bodies are the rows as
--- hashed, up to their prev_hash (see the ledger's README); ceilings are what was reserved.
+-- hashed, up to their prev_hash (see the ledger's README); ceilings are what was reserved; thresholds are those of ai_move.
 CREATE OR REPLACE FUNCTION ai_settle(
     my_epoch bigint, head_tenants text[], heads integer[], bodies bytea[], ceilings bigint[],
     request_ids text[], attempts integer[], tenant_ids text[], user_ids text[], feature_slugs text[], services text[],
     key_ids text[], models text[], providers text[], inputs bigint[], cached_inputs bigint[], cache_writes bigint[],
     cache_writes_1h bigint[], outputs bigint[], reasonings bigint[], totals bigint[], costs bigint[],
     price_versions text[], statuses text[], usage_sources text[], finish_reasons text[], latencies_ms integer[],
-    periods text[], admitted_ats text[], created_ats text[], other_usages text[], claim_ids text[], answers bytea[]
+    periods text[], admitted_ats text[], created_ats text[], other_usages text[], claim_ids text[], answers bytea[],
+    thresholds integer[]
 ) RETURNS void
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -193,7 +194,8 @@ BEGIN
       FROM unnest(head_tenants, lengths, last_hashes) AS t (tenant_id, entries, last_hash)
      WHERE h.tenant_id = t.tenant_id;
 
-    PERFORM ai_move(tenant_ids, periods, user_ids, feature_slugs, key_ids, costs, ceilings, statuses);
+    PERFORM ai_move(tenant_ids, periods, user_ids, feature_slugs, key_ids, costs, ceilings, statuses, thresholds,
+                    created_ats[cardinality(created_ats)]);
     IF has_tokens THEN
         PERFORM ai_return_tokens(limited.tenant_ids, limited.user_ids, limited.feature_slugs, limited.key_ids,
                                  limited.unused);
