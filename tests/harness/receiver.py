@@ -30,11 +30,13 @@ class Receiver:
     Attributes:
         answer: called for each request; returns the status and headers of its answer.
         received: all requests, in the order in which they came.
+        page: the body of each answer.
     """
 
     def __init__(self) -> None:
         self.received: list[Received] = []
         self.answer: Callable[[Received], Reply] = lambda _: (200, {})
+        self.page = b""
         self.at_once = 0
         self.most_at_once = 0
         receiver = self
@@ -52,9 +54,10 @@ class Receiver:
                 status, more = receiver.answer(received)
                 receiver.at_once -= 1
                 self.send_response(status)
-                for name, value in {"content-length": "0", **more}.items():
+                for name, value in {"content-length": str(len(receiver.page)), **more}.items():
                     self.send_header(name, value)
                 self.end_headers()
+                self.wfile.write(receiver.page)
 
             do_GET = do_POST
 

@@ -19,6 +19,7 @@ from tollhouse.cli.serve import serve
 from tollhouse.cli.tenants import tenant
 from tollhouse.cli.usage import usage
 from tollhouse.cli.verify import verify
+from tollhouse.cli.webhooks import webhook
 from tollhouse.cli.worker import worker
 
 
@@ -33,7 +34,7 @@ def root() -> None:
 
 
 for _command in (
-    demo, serve, worker, notifier, migrate, doctor, tenant, feature, key, budget, usage, jobs, reconcile, audit, verify,
-    edge,
+    demo, serve, worker, notifier, migrate, doctor, tenant, feature, key, budget, usage, jobs, webhook, reconcile,
+    audit, verify, edge,
 ):  # fmt: skip
     root.add_command(_command)

@@ -66,8 +66,8 @@ def is_public(address: IpAddress) -> bool:
     return address.is_global and not address.is_multicast and not address.is_reserved and not address.is_unspecified
 
 
-async def pinned(address: Address, allowed: Sequence[Network]) -> IpAddress:
-    """Return the address that a webhook is to be sent to.
+async def pinned(address: Address, allowed: Sequence[Network]) -> list[IpAddress]:
+    """Return the addresses that a webhook may be sent to, the first one at first; at least one.
 
     Args:
         allowed: networks to which one may go although they are not public.
@@ -79,12 +79,11 @@ async def pinned(address: Address, allowed: Sequence[Network]) -> IpAddress:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     addresses = [ip_address(entry[4][0]) for entry in found if "%" not in str(entry[4][0])]
-    for candidate in addresses:
-        is_own = any(candidate.version == network.version and candidate in network for network in allowed)
-        if is_own:
-            return candidate
-        if is_public(candidate):
-            if address.scheme != "https":
-                raise Refused("plain http:// is only for the networks of [webhooks] allow_networks; expected https://")
-            return candidate
+    own = [each for each in addresses if any(each.version == net.version and each in net for net in allowed)]
+    public = [each for each in addresses if is_public(each)]
+    permitted = own if address.scheme != "https" else [each for each in addresses if each in own or each in public]
+    if permitted:
+        return permitted
+    if public:
+        raise Refused("plain http:// is only for the networks of [webhooks] allow_networks; expected https://")
     raise Refused("it leads into a private network; [webhooks] allow_networks names those that may be reached")

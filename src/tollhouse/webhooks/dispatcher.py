@@ -12,6 +12,7 @@ from functools import partial
 
 import sqlalchemy as sa
 import structlog
+from cryptography.exceptions import InvalidTag
 
 from tollhouse.config.events import Webhooks
 from tollhouse.errors import Unavailable
@@ -130,20 +131,7 @@ class Dispatcher:
         if event.webhook_url:
             targets.append((self._signer(connection, event.tenant_id, endpoints), event.webhook_url))
         now_ms = self._clock.now_ms()
-        return [
-            NewDelivery(
-                delivery_id=new_id("whd", now_ms),
-                endpoint_id=endpoint.endpoint_id,
-                url=url,
-                event_id=event.event_id,
-                event_type=event.type,
-                tenant_id=event.tenant_id,
-                payload=cloud_event(event).decode(),
-                created_at=utc_text(now_ms),
-                next_at=utc_text(now_ms),
-            )
-            for endpoint, url in targets
-        ]
+        return [new_delivery(endpoint, event, url, now_ms) for endpoint, url in targets]
 
     def _signer(self, connection: sa.Connection, tenant_id: str, endpoints: list[Endpoint]) -> Endpoint:
         """Return the endpoint that signs what goes to URLs that a tenant's calls name; made where there is none."""
@@ -210,8 +198,13 @@ class Dispatcher:
             return
         now_ms = self._clock.now_ms()
         body = claimed.payload.encode()
-        headers = signed_headers(self._secrets(endpoint, utc_text(now_ms)), claimed.event_id, now_ms // 1000, body)
-        result = await self._sender.send(claimed.url or endpoint.url, headers, body)
+        try:
+            secrets = self._secrets(endpoint, utc_text(now_ms))
+        except InvalidTag:
+            result = Result(None, "its secret was sealed under another pepper: rotate it, and tell the receiver")
+        else:
+            headers = signed_headers(secrets, claimed.event_id, now_ms // 1000, body)
+            result = await self._sender.send(claimed.url or endpoint.url, headers, body)
         outcome = "delivered" if result.is_delivered else "dead" if self._is_last(claimed.attempt, result) else "failed"
         self.tries[outcome] += 1
         is_written = False
@@ -255,6 +248,21 @@ class Dispatcher:
         if result.retry_after_s is not None:
             pause_s = max(pause_s, min(result.retry_after_s, _MOST_RETRY_AFTER_S))
         return utc_text(now_ms + round(pause_s * 1000))
+
+
+def new_delivery(endpoint: Endpoint, event: Event, url: str, now_ms: int) -> NewDelivery:
+    """Return an event on its way to an endpoint, or to a ``url`` that a call named, due at once."""
+    return NewDelivery(
+        delivery_id=new_id("whd", now_ms),
+        endpoint_id=endpoint.endpoint_id,
+        url=url,
+        event_id=event.event_id,
+        event_type=event.type,
+        tenant_id=event.tenant_id,
+        payload=cloud_event(event).decode(),
+        created_at=utc_text(now_ms),
+        next_at=utc_text(now_ms),
+    )
 
 
 def new_endpoint(

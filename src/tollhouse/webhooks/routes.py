@@ -9,6 +9,7 @@ from litestar.params import FromPath, JSONBody, QueryParameter
 from tollhouse.keys.model import Principal
 from tollhouse.webhooks.body import (
     DeliveryPage,
+    DeliveryRecord,
     NewWebhook,
     Revived,
     Webhook,
@@ -69,6 +70,13 @@ class WebhookRoutes(Controller):
         """Give an endpoint a new secret; the one before signs too for a while."""
         return await webhooks.rotate(endpoint_id, principal.key_id)
 
+    @post("/{endpoint_id:str}/test", status_code=202)
+    async def send_test_event(
+        self, webhooks: _Service, principal: _Caller, endpoint_id: FromPath[str]
+    ) -> DeliveryRecord:
+        """Send a test event to an endpoint, as all others are sent; the delivery tells what came of it."""
+        return await webhooks.send_test(endpoint_id, principal.key_id)
+
     @post("/{endpoint_id:str}/retry", status_code=200)
     async def retry_dead_deliveries(
         self, webhooks: _Service, principal: _Caller, endpoint_id: FromPath[str]
@@ -96,6 +104,11 @@ class DeliveryRoutes(Controller):
     ) -> DeliveryPage:
         """List deliveries, the newest first."""
         return await webhooks.deliveries(state=delivery_state, endpoint_id=endpoint_id, before=before, limit=limit)
+
+    @get("/{delivery_id:str}")
+    async def get_delivery(self, webhooks: _Service, delivery_id: FromPath[str]) -> DeliveryRecord:
+        """Return a delivery."""
+        return await webhooks.delivery(delivery_id)
 
     @post("/{delivery_id:str}/retry", status_code=200)
     async def retry_delivery(self, webhooks: _Service, principal: _Caller, delivery_id: FromPath[str]) -> Revived:

@@ -7,13 +7,15 @@ from email.utils import parsedate_to_datetime
 
 from tollhouse import __version__
 from tollhouse.kit.clock import Clock, epoch_ms
+from tollhouse.providers.address import Address
 from tollhouse.providers.base import ProviderError, WireResponse
 from tollhouse.providers.dial import default_tls
 from tollhouse.providers.http1 import Connection
-from tollhouse.webhooks.destination import Destination, Network, Refused, parse_destination, pinned
+from tollhouse.webhooks.destination import Destination, IpAddress, Network, Refused, parse_destination, pinned
 from tollhouse.webhooks.model import Result
 
-_MAX_ANSWER_BYTES = 64 * 1024
+# Nothing is done with it, but a receiver that answers with a page has received all the same.
+_MAX_ANSWER_BYTES = 1024 * 1024
 _MAX_HEADER_BYTES = 32 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -51,14 +53,12 @@ class Sender:
 
     async def _exchange(self, destination: Destination, headers: Mapping[str, str], body: bytes) -> WireResponse:
         address = destination.address
-        to = await pinned(address, self._allowed)
+        permitted = await pinned(address, self._allowed)
         tls = (self._tls or default_tls()) if address.scheme == "https" else None
         loop = asyncio.get_running_loop()
         connection = Connection(address.host, _MAX_ANSWER_BYTES, _MAX_HEADER_BYTES, lambda _: None)
         try:
-            await loop.create_connection(
-                lambda: connection, str(to), address.port, ssl=tls, server_hostname=address.host if tls else None
-            )
+            await _connect(connection, permitted, address, tls)
             answer = await connection.send(
                 _request(destination, headers, body), loop.time() + self._timeout_s, first_byte_timeout_s=None
             )
@@ -85,6 +85,26 @@ class Sender:
             return max(0.0, (epoch_ms(parsedate_to_datetime(text)) - self._clock.now_ms()) / 1000)
         except ValueError:
             return None
+
+
+async def _connect(
+    connection: Connection, permitted: Sequence[IpAddress], address: Address, tls: ssl.SSLContext | None
+) -> None:
+    """Connect to the first of some addresses that can be reached; raises OSError where none can."""
+    loop = asyncio.get_running_loop()
+    name = address.host if tls else None
+    failure = OSError("it has no address")
+    for to in permitted:
+        try:
+            await loop.create_connection(lambda: connection, str(to), address.port, ssl=tls, server_hostname=name)
+        except ssl.SSLError:
+            # Somebody is there, and is not who they should be.
+            raise
+        except OSError as error:
+            failure = error
+        else:
+            return
+    raise failure
 
 
 def _request(destination: Destination, headers: Mapping[str, str], body: bytes) -> bytes:

@@ -12,9 +12,10 @@ from tollhouse.audit.model import AuditEntry
 from tollhouse.config.events import Webhooks
 from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.events import store as events
+from tollhouse.events.model import Event
 from tollhouse.events.order import place_all
 from tollhouse.kit.clock import Clock, utc_text
-from tollhouse.kit.ids import id_text, id_value
+from tollhouse.kit.ids import id_text, id_value, new_id
 from tollhouse.storage.database import Database
 from tollhouse.webhooks import store
 from tollhouse.webhooks.body import (
@@ -28,10 +29,11 @@ from tollhouse.webhooks.body import (
     WebhookRequest,
 )
 from tollhouse.webhooks.destination import parse_destination
-from tollhouse.webhooks.dispatcher import new_endpoint
+from tollhouse.webhooks.dispatcher import new_delivery, new_endpoint
 from tollhouse.webhooks.model import Endpoint
 from tollhouse.webhooks.signing import Vault, new_secret, secret_text
 
+TEST_TYPE = "ai.webhook.test"
 _AT_ONCE = 1000
 _MS_PER_HOUR = 3_600_000
 
@@ -138,6 +140,32 @@ class WebhookAdministration:
 
         await self._database.write(work)
 
+    async def send_test(self, endpoint_id: str, actor: str) -> DeliveryRecord:
+        """Send an event of its own to an endpoint, as all others are: signed, and again until it arrives.
+
+        Raises:
+            NotFound: there is no such endpoint.
+            InvalidRequest: nothing is sent there just now, or ever.
+        """
+
+        def work(connection: sa.Connection) -> DeliveryRecord:
+            endpoint = store.endpoint_to_change(connection, endpoint_id)
+            if endpoint is None:
+                raise _no_endpoint(endpoint_id)
+            if not endpoint.url:
+                raise InvalidRequest("this endpoint signs what goes to URLs that calls name, and has none itself")
+            if not endpoint.is_enabled:
+                raise InvalidRequest("this endpoint is switched off; PATCH with is_enabled true switches it on")
+            now_ms = self._clock.now_ms()
+            made = new_delivery(endpoint, _test_event(endpoint, now_ms), "", now_ms)
+            store.add_deliveries(connection, [made])
+            self._record(connection, actor, "webhook.tested", endpoint, None, {"event_id": made.event_id})
+            row = store.delivery_as_it_is(connection, made.delivery_id)
+            assert row is not None, "it was just written"
+            return _delivery(row)
+
+        return await self._database.write(work)
+
     async def _change(
         self, endpoint_id: str, action: str, actor: str, change: Callable[[Endpoint], Endpoint]
     ) -> Endpoint:
@@ -166,11 +194,18 @@ class WebhookAdministration:
         shown = [_delivery(row) for row in rows[:limit]]
         return DeliveryPage(shown, shown[-1].delivery_id if len(rows) > limit else None)
 
+    async def delivery(self, delivery_id: str) -> DeliveryRecord:
+        """Return a delivery; raises NotFound."""
+        row = await self._database.read(lambda connection: store.delivery_as_it_is(connection, delivery_id))
+        if row is None:
+            raise _no_delivery(delivery_id)
+        return _delivery(row)
+
     async def retry(self, delivery_id: str, actor: str) -> Revived:
         """Have a delivery tried anew, which has ended or waits; raises NotFound."""
 
         def work(connection: sa.Connection) -> int:
-            row = store.delivery(connection, delivery_id)
+            row = store.delivery_to_change(connection, delivery_id)
             if row is None:
                 raise _no_delivery(delivery_id)
             self._record_delivery(connection, actor, "webhook.delivery_retried", row)
@@ -195,7 +230,7 @@ class WebhookAdministration:
         """Delete a delivery, which is then not tried any more; raises NotFound."""
 
         def work(connection: sa.Connection) -> None:
-            row = store.delivery(connection, delivery_id)
+            row = store.delivery_to_change(connection, delivery_id)
             if row is None:
                 raise _no_delivery(delivery_id)
             store.drop(connection, delivery_id)
@@ -226,6 +261,20 @@ class WebhookAdministration:
         before = {name: row[name] for name in ("endpoint_id", "event_id", "state", "attempts")}
         entry = AuditEntry(self._now(), actor, action, row["tenant_id"], row["delivery_id"], before, None)
         audit.append(connection, entry)
+
+
+def _test_event(endpoint: Endpoint, now_ms: int) -> Event:
+    """Return an event that is told to nobody else, and so has no place among the others."""
+    return Event(
+        position=0,
+        event_id=new_id("evt", now_ms),
+        type=TEST_TYPE,
+        tenant_id=endpoint.tenant_id,
+        user_id="",
+        subject=endpoint.endpoint_id,
+        data='{"message":"This endpoint gets webhooks."}',
+        created_at=utc_text(now_ms),
+    )
 
 
 def _checked(url: str) -> str:

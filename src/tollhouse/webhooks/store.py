@@ -225,7 +225,14 @@ def page(
     return [dict(row) for row in connection.execute(wanted).mappings()]
 
 
-def delivery(connection: sa.Connection, delivery_id: str) -> dict[str, Any] | None:
+def delivery_as_it_is(connection: sa.Connection, delivery_id: str) -> dict[str, Any] | None:
+    """Return a delivery, or None."""
+    wanted = sa.select(ai_webhook_deliveries).where(_ROWS.delivery_id == delivery_id)
+    row = connection.execute(wanted).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def delivery_to_change(connection: sa.Connection, delivery_id: str) -> dict[str, Any] | None:
     """Return a delivery, or None; nobody else changes it until the transaction ends."""
     wanted = sa.select(ai_webhook_deliveries).where(_ROWS.delivery_id == delivery_id).with_for_update()
     row = connection.execute(wanted).mappings().one_or_none()

@@ -14,6 +14,7 @@ from harness.books import run_on_books, run_on_two
 from harness.clock import FakeClock
 from harness.receiver import Receiver
 from tollhouse.config.events import Webhooks
+from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.events import outbox
 from tollhouse.events.model import NewEvent
 from tollhouse.kit.clock import utc_text
@@ -343,6 +344,53 @@ def test_deliveries_are_dropped_retried_and_forgotten(books_folder, receiver):
         await desk.dispatcher.give_out()
         await desk.admin.delete(endpoint_id, "admin")
         await desk.round()
+        assert await desk.deliveries() == []
+
+    run(books_folder, scenario)
+
+
+def test_a_secret_that_cannot_be_opened_is_a_failure_that_says_so(books_folder, receiver):
+    async def scenario(desk):
+        await desk.endpoint(receiver.url)
+        await desk.tell("a")
+        desk.dispatcher._vault = Vault(b"w" * 32)
+        await desk.round()
+        (delivery,) = await desk.deliveries()
+        assert (delivery.state, delivery.attempts, delivery.last_status) == ("waiting", 1, None)
+        assert delivery.last_problem.startswith("its secret was sealed under another pepper")
+        assert receiver.received == []
+
+    run(books_folder, scenario)
+
+
+def test_a_test_event_is_sent_to_its_endpoint_alone(books_folder, receiver):
+    async def scenario(desk):
+        tested, secret = await desk.endpoint(f"{receiver.url}/tested", tenant_id=42)
+        await desk.endpoint(f"{receiver.url}/other")
+        sent = await desk.admin.send_test(tested, "admin")
+        assert (sent.state, sent.event_type, sent.tenant_id) == ("waiting", "ai.webhook.test", 42)
+        await desk.round()
+        (received,) = receiver.received
+        assert (received.path, received.json["subject"]) == ("/tested", tested)
+        assert received.json["id"] == sent.event_id
+        assert is_signed_by(secret, received)
+        assert (await desk.admin.delivery(sent.delivery_id)).state == "delivered"
+        with pytest.raises(NotFound):
+            await desk.admin.delivery("whd_unknown")
+
+    run(books_folder, scenario)
+
+
+def test_what_nothing_is_sent_to_is_not_tested(books_folder):
+    async def scenario(desk):
+        off, _ = await desk.endpoint("https://hooks.example.com")
+        await desk.admin.change(off, WebhookChanges(is_enabled=False), "admin")
+        signer, _ = await desk.endpoint(None, tenant_id=42)
+        for endpoint_id, message in ((off, "is switched off"), (signer, "has none itself")):
+            with pytest.raises(InvalidRequest, match=message):
+                await desk.admin.send_test(endpoint_id, "admin")
+        with pytest.raises(NotFound):
+            await desk.admin.send_test("whe_unknown", "admin")
         assert await desk.deliveries() == []
 
     run(books_folder, scenario)

@@ -70,6 +70,51 @@ def test_a_receiver_that_is_not_there_is_told_so():
     assert result.problem.startswith("no connection, or no sound answer: ")
 
 
+class Names:
+    """Resolves each name to the next of some lists of addresses, and counts how often it is asked."""
+
+    def __init__(self, *answers):
+        self.asked = 0
+        self._answers = answers
+
+    async def __call__(self, host, port, **_):
+        found = self._answers[self.asked]
+        self.asked += 1
+        return [(0, 0, 0, "", (each, port)) for each in found]
+
+
+def send_by(monkeypatch, names, url):
+    async def main():
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names)
+        return await Sender(FakeClock(), LOOPBACK, timeout_s=20.0).send(url, {}, BODY)
+
+    return asyncio.run(main())
+
+
+def test_a_name_that_leads_elsewhere_the_next_moment_gains_nothing(receiver, monkeypatch):
+    """DNS rebinding: what was judged is what is connected to, and the name is not asked for again."""
+    names = Names(["127.0.0.1"], ["169.254.169.254"])
+    result = send_by(monkeypatch, names, receiver.url.replace("127.0.0.1", "rebinding.example.com"))
+    assert (result.status, names.asked) == (200, 1)
+    (received,) = receiver.received
+    assert received.headers["host"].startswith("rebinding.example.com:")
+
+
+def test_of_several_addresses_the_first_is_taken_that_can_be_reached(receiver, monkeypatch):
+    names = Names(["127.0.0.2", "127.0.0.1"])
+    assert send_by(monkeypatch, names, receiver.url.replace("127.0.0.1", "several.example.com")).status == 200
+    nobody = Names(["127.0.0.2", "127.0.0.3"])
+    assert (
+        "no connection"
+        in send_by(monkeypatch, nobody, receiver.url.replace("127.0.0.1", "several.example.com")).problem
+    )
+
+
+def test_a_receiver_that_answers_with_a_page_has_received(receiver):
+    receiver.page = b"x" * 200_000
+    assert send(receiver.url).is_delivered
+
+
 @pytest.mark.parametrize(
     ("text", "retry_after_s"),
     [("120", 120), ("Fri, 10 Apr 2026 12:01:00 GMT", 60), ("Fri, 10 Apr 2026 11:00:00 GMT", 0), ("soon", None)],

@@ -1,9 +1,11 @@
 import base64
 import hashlib
 import hmac
+import time
 
 import pytest
 from cryptography.exceptions import InvalidTag
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from tollhouse.webhooks.signing import Vault, new_secret, secret_text, signed_headers
 
@@ -29,6 +31,25 @@ def test_a_receiver_that_knows_either_secret_is_satisfied():
         expected = hmac.digest(key, b"evt_1.1775000000.{}", hashlib.sha256)
         assert f"v1,{base64.b64encode(expected).decode()}" in sent
     assert len(sent) == 2
+
+
+def test_the_specifications_own_library_verifies_what_is_sent_and_nothing_else():
+    now_s = int(time.time())
+    old, new = new_secret(), new_secret()
+    headers = signed_headers([new, old], "evt_1", now_s, SPEC_BODY)
+    for secret in (old, new):
+        assert Webhook(secret_text(secret)).verify(SPEC_BODY, headers) == {"test": 2432232314}
+    verifier = Webhook(secret_text(new))
+    changed = {
+        "another secret": (Webhook(secret_text(new_secret())), SPEC_BODY, headers),
+        "another body": (verifier, SPEC_BODY + b" ", headers),
+        "another id": (verifier, SPEC_BODY, headers | {"webhook-id": "evt_2"}),
+        "another time": (verifier, SPEC_BODY, headers | {"webhook-timestamp": str(now_s + 1)}),
+        "an old one": (verifier, SPEC_BODY, signed_headers([new], "evt_1", now_s - 3600, SPEC_BODY)),
+    }
+    for by, body, sent in changed.values():
+        with pytest.raises(WebhookVerificationError):
+            by.verify(body, sent)
 
 
 def test_a_secret_has_the_length_that_the_specification_asks_for():
