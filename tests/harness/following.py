@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import urlencode
 
 import sqlalchemy as sa
@@ -52,6 +52,12 @@ def target(path: str = "/events", **parameters: object) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
+class Reached(Protocol):
+    """What a client can connect to: a service, or an edge in front of some."""
+
+    def connection(self) -> http.client.HTTPConnection: ...
+
+
 class Stream:
     """A stream of events (SSE) as a browser reads it.
 
@@ -59,7 +65,7 @@ class Stream:
         last_event_id: what it would send when it connects again.
     """
 
-    def __init__(self, service: Service, *, key: str | None = ADMIN_KEY, last: object = None, **parameters: object):
+    def __init__(self, service: Reached, *, key: str | None = ADMIN_KEY, last: object = None, **parameters: object):
         self.connection = service.connection()
         headers = {"Accept": "text/event-stream"}
         if key is not None:
@@ -90,6 +96,13 @@ class Stream:
     def wait_for_id(self, position: object) -> None:
         """Read until the stream has come to a position."""
         while self.last_event_id != str(position):
+            data = self.answer.read1(65536)
+            assert data, "the stream ended"
+            self._read(data)
+
+    def wait_for_any_id(self) -> None:
+        """Read until the stream has said from where it begins."""
+        while not self.last_event_id:
             data = self.answer.read1(65536)
             assert data, "the stream ended"
             self._read(data)

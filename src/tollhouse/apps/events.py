@@ -11,7 +11,7 @@ import structlog
 
 from tollhouse.apps.answers import error_answer
 from tollhouse.apps.api import AsgiApp, Receive, Scope, Send
-from tollhouse.errors import InternalError, MethodNotAllowed, TollhouseError
+from tollhouse.errors import InternalError, MethodNotAllowed, TollhouseError, Unauthorized, Unavailable
 from tollhouse.events.cloudevents import cloud_event
 from tollhouse.events.feed import Follower
 from tollhouse.events.model import Event
@@ -37,6 +37,8 @@ _STREAM_HEADERS: _Headers = [
     # Proxies such as nginx would otherwise collect what is meant to arrive piece by piece.
     (b"x-accel-buffering", b"no"),
 ]
+# How long what is there already may take to be read, before a poll gives up.
+_REPLAY_S = 20.0
 _ALLOWED_METHODS = b"GET, OPTIONS"
 # WebSocket's close codes: 1008 is for a broken rule (RFC 6455 §7.4.1), 1012 and 1013 are IANA's for a restart, and for
 # what is to be tried again later.
@@ -75,9 +77,12 @@ class _Client:
             async with asyncio.timeout(self._notifications.settings.send_timeout_s):
                 await self._asgi_send(message)
         except TimeoutError:
-            abort: Callable[[], None] = self._scope.get("extensions", {}).get(ABORT, lambda: None)
-            abort()
+            self._hang_up()
             raise
+
+    def _hang_up(self) -> None:
+        abort: Callable[[], None] = self._scope.get("extensions", {}).get(ABORT, lambda: None)
+        abort()
 
     async def _wait_for_end(self, follower: Follower, goodbye: str) -> None:
         """Have a follower end when its client has gone."""
@@ -94,7 +99,8 @@ class _Client:
         try:
             while not follower.is_closed and self._notifications.may_go_on(grant):
                 events = await follower.take(self._notifications.left_s(grant))
-                if not follower.is_closed:
+                # Looked at again: a key that was revoked meanwhile is told nothing more.
+                if (not events or self._notifications.may_go_on(grant)) and not follower.is_closed:
                     await tell(events)
         except TimeoutError:
             self._has_gone = True
@@ -110,7 +116,7 @@ class _Client:
         """
         headers = dict(self._scope["headers"])
         origin = headers.get(b"origin")
-        if origin is None or urlsplit(origin).netloc == headers.get(b"host"):
+        if origin is None or _host_of(origin) == headers.get(b"host"):
             return []
         if origin.decode("latin-1") not in self._notifications.settings.allowed_origins:
             return None
@@ -119,6 +125,8 @@ class _Client:
 
 class _Request(_Client):
     """A request over HTTP."""
+
+    _is_answering = False
 
     async def serve(self) -> None:
         extra = self._cross_origin() or []
@@ -130,7 +138,10 @@ class _Request(_Client):
             await self._refuse(error, extra)
         except Exception:  # noqa: BLE001 - a defect here must not leave the client without an answer
             _LOG.exception("a request for events failed on a defect", request_id=self._request_id)
-            await self._refuse(InternalError("something went wrong here; it has been logged"), extra)
+            if self._is_answering:
+                self._hang_up()
+            else:
+                await self._refuse(InternalError("something went wrong here; it has been logged"), extra)
 
     async def _answer(self, method: str, extra: _Headers) -> None:
         match method:
@@ -146,11 +157,12 @@ class _Request(_Client):
         with await self._notifications.follow(request, grant) as follower:
             headers = [*extra, (b"x-request-id", self._request_id.encode())]
             if request.wants_json:
-                await self._poll(request, follower, headers)
+                await self._poll(request, grant, follower, headers)
             else:
                 await self._stream(grant, follower, headers)
 
     async def _stream(self, grant: Grant, follower: Follower, headers: _Headers) -> None:
+        self._is_answering = True
         await self._send(type="http.response.start", status=200, headers=[*_STREAM_HEADERS, *headers])
         # From here on a client that comes back says from where, even if nothing has happened meanwhile.
         await self._send_body(_RETRY + _id_line(follower.position) + b"\n")
@@ -173,13 +185,19 @@ class _Request(_Client):
     async def _send_body(self, data: bytes) -> None:
         await self._send(type="http.response.body", body=data, more_body=True)
 
-    async def _poll(self, request: FollowRequest, follower: Follower, headers: _Headers) -> None:
+    async def _poll(self, request: FollowRequest, grant: Grant, follower: Follower, headers: _Headers) -> None:
         """Answer with the next events, or with none after a while."""
         watching = asyncio.ensure_future(self._wait_for_end(follower, "http.disconnect"))
         try:
-            found = await follower.take_at_once() or await follower.take(request.wait_s)
+            async with asyncio.timeout(_REPLAY_S):
+                found = await follower.take_at_once()
+            found = found or await follower.take(request.wait_s)
+        except TimeoutError:
+            raise Unavailable("events cannot be read just now; try again shortly", retry_after_s=1) from None
         finally:
             watching.cancel()
+        if not self._notifications.may_go_on(grant):
+            raise Unauthorized("the key or token has ended meanwhile")
         told = found[: request.limit]
         position = told[-1].position if told else follower.position
         body = b'{"events":[%b],"position":%d}' % (b",".join(map(cloud_event, told)), position)
@@ -239,6 +257,13 @@ class _Socket(_Client):
         status, headers, body = error_answer(error, self._request_id)
         await self._send(type="websocket.http.response.start", status=status, headers=headers)
         await self._send(type="websocket.http.response.body", body=body)
+
+
+def _host_of(origin: bytes) -> bytes | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _stream_event(event: Event) -> bytes:

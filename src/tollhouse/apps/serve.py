@@ -53,6 +53,7 @@ async def serve(
     server: Server,
     clock: Clock,
     *,
+    ping_every_s: float,
     tls: ServerTls | None = None,
     when_ready: Callable[[], None] | None = None,
     when_stopping: Callable[[], None] | None = None,
@@ -62,6 +63,7 @@ async def serve(
     Args:
         listeners: each has room for connections of its own.
         endpoint: serves completion calls; None where there are none.
+        ping_every_s: how often clients of WebSockets are asked whether they are there; it keeps proxies waiting too.
         tls: None serves plain HTTP; SIGHUP has its files looked at.
         when_ready: called once, as soon as calls are accepted.
         when_stopping: called at the signal, to end what would go on for ever.
@@ -75,7 +77,7 @@ async def serve(
         body_timeout_s=server.body_timeout_s,
         idle_timeout_s=_KEEP_ALIVE_S,
     )
-    ends = [_end(each, endpoint, bounds, server, clock, tls) for each in listeners]
+    ends = [_end(each, endpoint, bounds, server, clock, ping_every_s, tls) for each in listeners]
     running = _Server(ends, server.header_timeout_s, when_ready, when_stopping)
     loop = asyncio.get_running_loop()
     for number in _STOP_SIGNALS:
@@ -107,6 +109,7 @@ def _end(
     bounds: RequestBounds,
     server: Server,
     clock: Clock,
+    ping_every_s: float,
     tls: ServerTls | None,
 ) -> _End:
     config = uvicorn.Config(
@@ -115,6 +118,7 @@ def _end(
         # Taken over by ``http_protocol`` where they are served, so that nobody else loads what they need.
         ws="none",
         ws_max_size=_SOCKET_MOST_BYTES,
+        ws_ping_interval=ping_every_s,
         # Each compressor would cost more memory than all else of a client.
         ws_per_message_deflate=False,
         lifespan="off",

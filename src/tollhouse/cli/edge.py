@@ -32,6 +32,13 @@ _OPTIONS: Sequence[_Option] = (
         help="An instance that takes a feature's requests; may be repeated.",
     ),
     click.option(
+        "--events-upstream",
+        "events_upstreams",
+        multiple=True,
+        metavar="HOST:PORT",
+        help="A `tollhouse notifier`, which takes those who follow events; may be repeated.",
+    ),
+    click.option(
         "--server-name", "server_names", multiple=True, metavar="NAME", help="A host name to serve; may be repeated."
     ),
     click.option("--address", help="The IP address to listen on."),

@@ -69,6 +69,7 @@ async def _serve(config: "Config", secrets: "Secrets", sockets: "Sockets") -> No
             None,
             config.server,
             clock,
+            ping_every_s=config.events.heartbeat_s,
             tls=tls,
             when_ready=tell,
             when_stopping=opened.end_streams,

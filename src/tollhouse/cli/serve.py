@@ -113,6 +113,7 @@ async def _serve(
             service.endpoint,
             config.server,
             clock,
+            ping_every_s=config.events.heartbeat_s,
             tls=tls,
             when_ready=tell,
             when_stopping=service.end_streams,

@@ -170,7 +170,7 @@ def _domains(settings: Settings) -> list[str]:
 
 
 def _routes(settings: Settings) -> Iterable[Mapping[str, Any]]:
-    """Yield the routes that callers may take: features' ways first."""
+    """Yield the routes that callers may take: those of events and of features first."""
     no_buffer = {"@type": f"{_TYPES}.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}
     # A WebSocket has no end that could be waited for.
     events = {"typed_per_filter_config": {"envoy.filters.http.buffer": no_buffer}}
@@ -182,6 +182,9 @@ def _routes(settings: Settings) -> Iterable[Mapping[str, Any]]:
             # Not sent at all, so that another instance may have it; whatever was sent is never sent again.
             "retry_policy": _retries(group, "connect-failure"),
         }
+        if group.tells_events:
+            yield {"match": {"path_separated_prefix": "/events"}, "route": to, **events}
+            continue
         headers = []
         if group.feature is not None:
             headers.append({"name": "x-tollhouse-feature", "string_match": {"exact": group.feature}})

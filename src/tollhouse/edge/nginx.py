@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tollhouse import __version__
 from tollhouse.edge.answers import RETRY_UNAVAILABLE_S, SHAPES, own_answers
-from tollhouse.edge.public import PUBLIC
+from tollhouse.edge.public import EVENTS, PUBLIC
 from tollhouse.edge.settings import MAIN, Group, Settings
 from tollhouse.edge.template import fill, indented
 from tollhouse.errors import TollhouseError
@@ -29,6 +29,7 @@ def nginx_configuration(settings: Settings, *, log_directory: Path, state_direct
     state = None if state_directory is None else quoted(str(state_directory))
     temporary = "" if state is None else "\n".join(f"{name}_temp_path {state[:-1]}/{name}';" for name in _TEMPORARY)
     features = "\n".join(f"{quoted(group.feature)} {group.name};" for group in settings.groups if group.feature)
+    events = "\n".join(f'"~{EVENTS}" {group.name};' for group in settings.groups if group.tells_events)
     limit = f"limit_req zone={MAIN}_tenants burst={settings.burst} nodelay;\nlimit_req_status 429;"
     return fill(
         "nginx.conf",
@@ -48,6 +49,7 @@ def nginx_configuration(settings: Settings, *, log_directory: Path, state_direct
         limit_zone=indented(_limit_zone(settings), 4),
         limit=indented(limit if settings.requests_per_minute else "", 12),
         feature_map=indented(features, 8),
+        events_map=indented(events, 8),
         upstream_groups="\n".join(_upstream(group, settings) for group in settings.groups),
         shapes="\n".join(f'        "~{shape.pattern}" {shape.name};' for shape in SHAPES if shape.pattern),
         bodies="\n".join(_bodies(answer) for answer in answers),

@@ -5,3 +5,6 @@ PUBLIC = "^/(ai|v1|v1beta|v1alpha|v2|reports|events)(/|$)"
 
 Inside stay ``/admin``, ``/edge``, ``/metrics``, ``/health``, ``/readyz``, ``/docs`` and ``/openapi.json``.
 """
+
+EVENTS = "^/events(/|$)"
+"""Those of them where events are followed, and where tokens for it are made."""

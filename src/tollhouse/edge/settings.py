@@ -20,11 +20,13 @@ class Group(msgspec.Struct, frozen=True):
         name: in the edge's configuration.
         feature: the feature whose requests they take, as ``/edge/authorize`` tells it; None for all that is left.
         upstreams: ``host:port`` of each.
+        tells_events: whether they take those who follow events, and nobody else.
     """
 
     name: str
     feature: str | None
     upstreams: tuple[str, ...]
+    tells_events: bool = False
 
 
 class Tls(msgspec.Struct, frozen=True):
@@ -52,7 +54,7 @@ class Settings(msgspec.Struct, frozen=True):
     """Everything that stands in an edge's configuration; what came from outside has been checked by character.
 
     Attributes:
-        groups: the main one first.
+        groups: the main one first, and the one that tells events, if there is one, last.
         tls: None serves plain HTTP on ``http_port``.
         upstream_tls: None speaks plain HTTP to instances.
         http_port: 0 for none.
@@ -145,6 +147,8 @@ def _groups(config: Config) -> tuple[Group, ...]:
         by_feature.setdefault(slug, []).append(upstream)
     for number, (slug, upstreams) in enumerate(by_feature.items(), 1):
         groups.append(Group(f"{MAIN}_feature_{number}", quote(slug, safe=""), tuple(upstreams)))
+    if config.edge.events_upstreams:
+        groups.append(Group(f"{MAIN}_events", None, config.edge.events_upstreams, tells_events=True))
     return tuple(groups)
 
 

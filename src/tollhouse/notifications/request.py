@@ -16,7 +16,8 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 _KNOWN = ("tenant_id", "user_id", "types", "after", "token", "wait_s", "limit")
 _MOST_TYPES = 50
 _MOST_DIGITS = 18
-_MOST_WAIT_S = 60.0
+# Below the minute after which most proxies give up on an answer.
+_MOST_WAIT_S = 50.0
 _MOST_EVENTS = 500
 
 

@@ -40,7 +40,7 @@ class EventRoutes(Controller):
             int | None, QueryParameter(ge=0, description="go on after this position; 0: from the oldest that is kept")
         ] = None,
         token: Annotated[str | None, QueryParameter(description="a browser's token, in the place of a key")] = None,
-        wait_s: Annotated[float, QueryParameter(ge=0, le=60, description="of a long poll: how long to wait")] = 25,
+        wait_s: Annotated[float, QueryParameter(ge=0, le=50, description="of a long poll: how long to wait")] = 25,
         limit: Annotated[int, QueryParameter(ge=1, le=500, description="of a long poll: how many at most")] = 100,
     ) -> EventPage:
         """Follow events: as a stream, or with `Accept: application/json` by long poll."""

@@ -21,7 +21,8 @@ def fake() -> Iterator[FakeProvider]:
 
 def configuration(fake: FakeProvider) -> str:
     """Return a configuration without a limit of its own: what is limited in these tests is limited by the edge."""
-    return providers(fake) + model("m", "openai") + model("claude", "anthropic") + limits()
+    events = "[events]\nheartbeat_s = 0.3\n"
+    return providers(fake) + model("m", "openai") + model("claude", "anthropic") + limits() + events
 
 
 @pytest.fixture(scope="package")

@@ -144,6 +144,10 @@ INSIDE = (
     "/admin/tenants/..%2f..%2fai%2fcomplete",
     "/admin/../ai/usage",
     "/aim",
+    "/admin/webhooks",
+    "/events/../admin/tenants",
+    "/events/%2e%2e/admin/tenants",
+    "/events/ws/..%2f..%2fadmin/tenants",
 )
 
 
