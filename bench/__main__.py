@@ -8,6 +8,7 @@ from pathlib import Path
 from bench import nginx
 from bench.cases import Plan, Row, cpu, interpreter, ledger, memory, opened, start, tenants
 from bench.cluster import postgres
+from bench.followers import followers
 from bench.guarded import guardrails
 from bench.instructions import instructions
 from bench.limits import limits
@@ -18,6 +19,7 @@ _PAGE = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 CASES = {
     "cpu": cpu,
     "streams": streams,
+    "followers": followers,
     "postgres": postgres,
     "limits": limits,
     "guardrails": guardrails,

@@ -417,7 +417,7 @@ def look(connection):
         return tuple(connection.execute(sa.select(*columns)).one())
 
     return Seen(
-        budgets={BudgetKey(*row[:4]): tuple(row[4:]) for row in connection.execute(sa.select(ai_budgets))},
+        budgets={BudgetKey(*row[:4]): tuple(row[4:7]) for row in connection.execute(sa.select(ai_budgets))},
         reservations={
             (row.request_id, row.attempt): row.state for row in connection.execute(sa.select(ai_reservations))
         },
