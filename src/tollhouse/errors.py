@@ -45,6 +45,7 @@ class TollhouseError(Exception):
         retry_after_s: seconds after which a retry makes sense, or None.
         may_be_billed: whether what the call has cost is not known, so that a program should not repeat it by itself.
         standing: where the caller's limits stand, if that is why (``limits.model.Standing``).
+        replayed: whether it is what an earlier call under the same idempotency key came to.
     """
 
     status: ClassVar[int] = 500
@@ -56,6 +57,7 @@ class TollhouseError(Exception):
         self.retry_after_s = retry_after_s
         self.may_be_billed = may_be_billed
         self.standing: tuple[Any, ...] = ()
+        self.replayed = False
 
 
 class InternalError(TollhouseError):

@@ -151,6 +151,13 @@ class Service:
         self.process.kill()
         self._reap()
 
+    def has_died(self) -> bool:
+        """Whether the process has ended by itself; it may be started again then."""
+        if self.process.poll() is None:
+            return False
+        self._reap()
+        return True
+
     def terminate(self) -> int:
         """Ask the process to stop, wait until it has, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)

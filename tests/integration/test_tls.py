@@ -79,6 +79,25 @@ def test_calls_and_administration_go_over_tls(service: Service):
     assert len(service.rows(tenant_id=tenant)) == 3
 
 
+def test_the_worker_of_the_service_runs_jobs_though_it_has_no_certificate(service: Service):
+    tenant = service.tenant()
+    reply = service.request("POST", "/ai/jobs", body_for(tenant, model="m"))
+    assert reply.status == 202, reply
+    path = f"/ai/jobs/{reply.json['job_id']}"
+    eventually(lambda: service.request("GET", path).json["status"] == "complete")
+
+    (told,) = [json.loads(line) for line in service.log().splitlines() if '"running jobs"' in line]
+    port = int(told["url"].removeprefix("http://127.0.0.1:"))
+    # Nobody else is let in there, whatever key there is; and there is nothing else.
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        for method, target, status in (("POST", "/ai/complete", 401), ("GET", path, 404), ("GET", "/metrics", 404)):
+            body = json.dumps(body_for(tenant, model="m")) if method == "POST" else None
+            connection.request(method, target, body, {"Authorization": f"Bearer {ADMIN_KEY}"})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status, target
+
+
 def test_a_stream_goes_over_tls_event_by_event_and_its_connection_serves_on(service: Service):
     tenant = service.tenant()
 

@@ -49,6 +49,8 @@ def error_answer(
     if error.may_be_billed:
         # OpenAI's and Anthropic's clients repeat any 5xx by themselves unless they are told not to.
         headers.append((b"x-should-retry", b"false"))
+    if error.replayed:
+        headers.append((b"idempotent-replayed", b"true"))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     return error.status, headers, body

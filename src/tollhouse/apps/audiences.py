@@ -4,8 +4,10 @@ import re
 from hmac import compare_digest
 
 from tollhouse.apps.answers import error_answer
-from tollhouse.apps.api import AsgiApp, Receive, Scope, Send
+from tollhouse.apps.api import AsgiApp, CompletionEndpoint, RawHeaders, Receive, Scope, Send
 from tollhouse.apps.edge import AUTHORIZE_PATH
+from tollhouse.apps.noting import Client
+from tollhouse.completions.routes import Caller, Route
 from tollhouse.edge.public import PUBLIC
 from tollhouse.errors import NotFound, TollhouseError, Unauthorized
 from tollhouse.kit.clock import Clock
@@ -60,6 +62,33 @@ def for_commands_only(app: AsgiApp, operator_token: str, clock: Clock) -> AsgiAp
         await _refuse(send, Unauthorized("this address is for the commands of this machine, which know its key"), clock)
 
     return answer
+
+
+def for_nobody(clock: Clock) -> AsgiApp:
+    """Return an application without any address, for a listener that takes completions alone."""
+
+    async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _refuse(send, NotFound(f"there is nothing at {scope['path']}"), clock)
+
+    return answer
+
+
+class WorkerEndpoint(CompletionEndpoint):
+    """Completion calls of the worker of this process, and of nobody else.
+
+    Its listener is as that of commands.
+    """
+
+    def __init__(self, endpoint: CompletionEndpoint, api_key: str) -> None:
+        vars(self).update(vars(endpoint))
+        self._expected = f"Bearer {api_key}".encode()
+
+    def identify(self, route: Route, headers: RawHeaders, client: Client) -> Caller | TollhouseError:
+        given = [value for name, value in headers if name.lower() == b"authorization"]
+        if len(given) != 1 or not compare_digest(given[0], self._expected):
+            return Unauthorized("this address is for the worker of this service, which knows its key")
+        return super().identify(route, headers, client)
 
 
 async def _refuse(send: Send, error: TollhouseError, clock: Clock) -> None:

@@ -21,20 +21,26 @@ class Sockets(msgspec.Struct, frozen=True):
         admin: for operators; None where they go where callers go.
         commands: for this machine's commands alone, which have no certificate to show and none to trust; None where
             they can do without.
+        worker: for the worker of this process, as ``commands``.
     """
 
     public: socket.socket
     admin: socket.socket | None
     commands: socket.socket | None
+    worker: socket.socket | None
 
 
 @contextmanager
-def listening(config: Config) -> Iterator[Sockets]:
-    """Listen for as long as the context lasts; raises StartError when an address is taken or is not this machine's."""
+def listening(config: Config, *, runs_jobs: bool = False) -> Iterator[Sockets]:
+    """Listen for as long as the context lasts; raises StartError when an address is taken or is not this machine's.
+
+    Args:
+        runs_jobs: whether a worker of this process is to reach it.
+    """
     server = config.server
     with ExitStack() as stack:
         public = stack.enter_context(_listen(server.host, server.port, "[server] host, port, or --port"))
-        admin = commands = None
+        admin = commands = worker = None
         if server.admin_port is not None:
             admin = stack.enter_context(
                 _listen(server.admin_host, server.admin_port, "[server] admin_host, admin_port")
@@ -43,7 +49,9 @@ def listening(config: Config) -> Iterator[Sockets]:
         # On a server's database commands reach the data by themselves.
         if config.database.is_embedded and not has_plain_way:
             commands = stack.enter_context(_listen(_LOOPBACK, 0, "the loopback interface, for commands"))
-        yield Sockets(public, admin, commands)
+        if runs_jobs and config.jobs.url is None and server.tls_certificate is not None:
+            worker = stack.enter_context(_listen(_LOOPBACK, 0, "the loopback interface, for the worker"))
+        yield Sockets(public, admin, commands, worker)
 
 
 def _listen(host: str, port: int, keys: str) -> socket.socket:

@@ -39,12 +39,14 @@ class Listener(msgspec.Struct, frozen=True):
         app: serves everything but completion calls.
         is_secured: by TLS, where it is configured.
         takes_completions: whether calls are served there.
+        endpoint: serves those calls, in place of the one for all listeners.
     """
 
     socket: socket.socket
     app: AsgiApp
     is_secured: bool = True
     takes_completions: bool = True
+    endpoint: CompletionEndpoint | None = None
 
 
 async def serve(
@@ -114,7 +116,7 @@ def _end(
 ) -> _End:
     config = uvicorn.Config(
         listener.app,
-        http=api_protocol(endpoint, bounds, clock, takes_completions=listener.takes_completions),
+        http=api_protocol(listener.endpoint or endpoint, bounds, clock, takes_completions=listener.takes_completions),
         # Taken over by ``http_protocol`` where they are served, so that nobody else loads what they need.
         ws="none",
         ws_max_size=_SOCKET_MOST_BYTES,

@@ -59,7 +59,7 @@ def run(
     overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **overrides))
     # Bound before the database is opened: a port that is taken is found at once, and callers wait instead of failing.
-    with listening(config) as sockets:
+    with listening(config, runs_jobs=config.serves_jobs) as sockets:
         outlast_commands(lambda: uvloop.run(_serve(options, config, secrets, sockets, front)))
 
 
@@ -101,13 +101,13 @@ async def _serve(
         def tell() -> None:
             # From here on, other commands find this process and ask it.
             service.describe(Owner(os.getpid(), url, service.operator_token, commands_url))
-            service.begin_work(url)
+            service.begin_work(url if sockets.worker is None else url_of(sockets.worker))
             click.echo(f"Tollhouse {__version__} serves at {url}")
             if admin_url:
                 click.echo(f"Its administration is at {admin_url}")
             log.info("serving", url=url, admin_url=admin_url or url, version=__version__, pid=os.getpid())
 
-        listeners = _listeners(config, sockets, app, service.operator_token, clock)
+        listeners = _listeners(config, sockets, app, service, clock)
         await serve_api(
             listeners,
             service.endpoint,
@@ -126,10 +126,10 @@ def _admin_tls(config: "Config") -> bool:
 
 
 def _listeners(
-    config: "Config", sockets: "Sockets", app: "AsgiApp", operator_token: str, clock: "Clock"
+    config: "Config", sockets: "Sockets", app: "AsgiApp", service: "Service", clock: "Clock"
 ) -> "list[Listener]":
-    """Return what is served at each of the sockets."""
-    from tollhouse.apps.audiences import for_callers_only, for_commands_only
+    """Return what is served at each of the sockets; ``app`` is what callers and operators get."""
+    from tollhouse.apps.audiences import for_callers_only, for_commands_only, for_nobody
     from tollhouse.apps.serve import Listener
 
     if sockets.admin is None:
@@ -140,6 +140,10 @@ def _listeners(
             Listener(sockets.admin, app, is_secured=_admin_tls(config), takes_completions=False),
         ]
     if sockets.commands is not None:
-        for_commands = for_commands_only(app, operator_token, clock)
+        for_commands = for_commands_only(app, service.operator_token, clock)
         listeners.append(Listener(sockets.commands, for_commands, is_secured=False, takes_completions=False))
+    if sockets.worker is not None:
+        listeners.append(
+            Listener(sockets.worker, for_nobody(clock), is_secured=False, endpoint=service.worker_endpoint)
+        )
     return listeners

@@ -23,6 +23,8 @@ def refusal(head: Head, body: bytes) -> TollhouseError | None:
         body,
         request_id=head.headers.get("x-request-id"),
         retry_after_s=retry_after_s(head.headers.get("retry-after")),
+        may_be_billed=head.headers.get("x-should-retry", "").lower() == "false",
+        replayed=is_replayed(head),
     )
 
 

@@ -59,6 +59,8 @@ class TollhouseError(Exception):
         request_id: names the request in Tollhouse's logs and ledger.
         retry_after_s: seconds after which a repeated call makes sense, if that was said.
         idempotency_key: the key under which the call was sent, each time it was.
+        may_be_billed: whether Tollhouse said that what the call has cost is not known.
+        replayed: whether that is what an earlier call under the same key came to, and nothing was done this time.
     """
 
     status: int | None = None
@@ -73,9 +75,13 @@ class TollhouseError(Exception):
         request_id: str | None = None,
         retry_after_s: float | None = None,
         idempotency_key: str | None = None,
+        may_be_billed: bool = False,
+        replayed: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.may_be_billed = may_be_billed
+        self.replayed = replayed
         self.request_id = request_id
         self.retry_after_s = retry_after_s
         self.idempotency_key = idempotency_key
@@ -328,9 +334,15 @@ def api_error(body: bytes, status: int | None = None, **known: Any) -> ApiError 
     return kind(told.message, status=status, code=told.error, **known)
 
 
-def error_of(status: int, body: bytes, *, request_id: str | None, retry_after_s: float | None) -> TollhouseError:
-    """Return the error that an answer of any status but 200 tells of."""
-    error = api_error(body, status, request_id=request_id, retry_after_s=retry_after_s)
+def error_of(
+    status: int, body: bytes, *, request_id: str | None, retry_after_s: float | None, **told: bool
+) -> TollhouseError:
+    """Return the error that an answer of any status but 200 tells of.
+
+    Args:
+        told: what else its head says of an error of Tollhouse's own.
+    """
+    error = api_error(body, status, request_id=request_id, retry_after_s=retry_after_s, **told)
     if error is not None:
         return error
     kind = GatewayError if status in _GATEWAY_STATUSES else UnexpectedAnswer

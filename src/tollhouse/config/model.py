@@ -390,3 +390,8 @@ class Config(Section, frozen=True):
     edge: Edge = Edge()
     guardrails: Guardrails = Guardrails()
     features: dict[Name, Feature] = {}
+
+    @property
+    def serves_jobs(self) -> bool:
+        """Whether ``serve`` runs a worker too."""
+        return self.database.is_embedded if self.jobs.in_serve is None else self.jobs.in_serve

@@ -90,8 +90,10 @@ def in_flight() -> IdempotencyInFlight:
 
 def lost() -> CallTimeout:
     """Refuse a call whose idempotency key was paid for, perhaps, without an answer."""
-    return CallTimeout(
+    error = CallTimeout(
         "an earlier call with this Idempotency-Key may have been billed, and its answer was lost; to have another "
         "call made, send a new key",
         may_be_billed=True,
     )
+    error.replayed = True
+    return error

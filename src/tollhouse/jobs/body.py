@@ -95,7 +95,8 @@ class KnownJob(JobStatus, frozen=True, kw_only=True, omit_defaults=True):
 
     service: str
     priority: int = 0
-    crashes: Annotated[int, Meta(description="workers that ended while they ran it")] = 0
+    crashes: Annotated[int, Meta(description="workers that ended while they ran it alone")] = 0
+    interruptions: Annotated[int, Meta(description="workers that ended while they ran it beside others")] = 0
     delays: Annotated[int, Meta(description="how often in a row it was put off without using up a try")] = 0
     worker_runs: Annotated[int, Meta(description="how often it was claimed")] = 0
 
@@ -129,6 +130,7 @@ def known_job(job: Job) -> KnownJob:
         service=job.service,
         priority=-job.rank,
         crashes=job.crashes,
+        interruptions=job.interruptions,
         delays=job.delays,
         worker_runs=job.run,
     )

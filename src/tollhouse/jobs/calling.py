@@ -10,11 +10,12 @@ from tollhouse.client.model import Completion
 from tollhouse.client.settings import RetryPolicy
 from tollhouse.jobs.model import Failure
 
-Verdict = Literal["final", "again", "wait", "away"]
+Verdict = Literal["final", "again", "wait", "away", "lost", "crashed"]
 """What a try without an answer means.
 
 ``final``: no other try would end otherwise. ``again``: it has used up a try. ``wait``: the call was not made, or is
-being answered, and the job goes on later. ``away``: nor would any other job's call be made.
+being answered, and the job goes on later. ``away``: nor would any other job's call be made. ``lost``: an earlier try's
+call was made, and its answer will not be had. ``crashed``: what made the call ended without a word.
 """
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
@@ -26,13 +27,29 @@ class TryFailed(Exception):
 
     Attributes:
         retry_after_s: after how long the service asked to be tried again, if it did.
+        is_unknown: whether the call was made, and what came of it is not going to be told under its key.
     """
 
-    def __init__(self, verdict: Verdict, failure: Failure, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, verdict: Verdict, failure: Failure, retry_after_s: float | None = None, *, is_unknown: bool = False
+    ) -> None:
         super().__init__(failure.message)
         self.verdict = verdict
         self.failure = failure
         self.retry_after_s = retry_after_s
+        self.is_unknown = is_unknown
+
+
+class CallerSettings(msgspec.Struct, frozen=True):
+    """How the AI Service is called.
+
+    Attributes:
+        ca_file: certificates of authorities to trust instead of the system's.
+    """
+
+    url: str
+    api_key: str
+    ca_file: str | None = None
 
 
 class ServiceCaller:
@@ -40,12 +57,20 @@ class ServiceCaller:
 
     Args:
         max_calls: how many calls are under way at once.
+
+    Raises:
+        ValueError, OSError: a setting cannot be meant, or names a file that cannot be read.
     """
 
-    def __init__(self, url: str, api_key: str, *, max_calls: int, ca_file: str | None = None) -> None:
+    def __init__(self, settings: CallerSettings, *, max_calls: int) -> None:
         # Tries are the queue's to count: the client makes one, and waits for an answer that is on its way.
         self._client = AsyncClient(
-            url, api_key, retry=RetryPolicy(max_tries=1), breaker=None, max_connections=max_calls, ca_file=ca_file
+            settings.url,
+            settings.api_key,
+            retry=RetryPolicy(max_tries=1),
+            breaker=None,
+            max_connections=max_calls,
+            ca_file=settings.ca_file,
         )
 
     async def call(self, request: bytes, idempotency_key: str) -> bytes:
@@ -62,7 +87,8 @@ class ServiceCaller:
         try:
             completion = await self._client.complete(**given, idempotency_key=idempotency_key)
         except errors.TollhouseError as error:
-            raise TryFailed(_verdict(error), _failure(error), error.retry_after_s) from error
+            verdict, is_unknown = _verdict(error), error.may_be_billed
+            raise TryFailed(verdict, _failure(error), error.retry_after_s, is_unknown=is_unknown) from error
         except ValueError as error:
             raise TryFailed("final", Failure("ai_invalid_request", str(error))) from error
         return _answer(completion)
@@ -80,6 +106,10 @@ def _answer(completion: Completion) -> bytes:
 
 def _verdict(error: errors.TollhouseError) -> Verdict:
     match error:
+        case errors.CallTimeout(replayed=True):
+            return "lost"
+        case errors.ApiError(may_be_billed=True):
+            return "again"
         case errors.NotConnected() | errors.CircuitOpen() | errors.UnexpectedAnswer() | errors.Unauthorized():
             # The last two are the operator's to put right: the wrong address, or the wrong key.
             return "away"

@@ -9,7 +9,8 @@ from tollhouse.jobs.model import Job
 from tollhouse.storage.job_schema import ai_jobs
 
 _JOB = ai_jobs.c
-COLUMNS = [_JOB[name] for name in Job.__struct_fields__]
+_FIELDS = Job.__struct_fields__
+COLUMNS = [_JOB[name] for name in _FIELDS]
 """Those of a job, without what was asked and answered."""
 
 
@@ -29,8 +30,8 @@ def _one(connection: sa.Connection, condition: sa.ColumnElement[bool]) -> Job | 
 
 
 def job_of(row: Any) -> Job:
-    """Return the job that a row of ``COLUMNS`` is."""
-    return Job(**{name: getattr(row, name) for name in Job.__struct_fields__})
+    """Return the job that a row of ``COLUMNS`` is, whatever else it ends with."""
+    return Job(**dict(zip(_FIELDS, row, strict=False)))
 
 
 def expired(connection: sa.Connection, now: str, most: int) -> Sequence[str]:

@@ -64,9 +64,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         parent_id: the job that it is a part of, or "".
         attempts: how often it was started, less the starts that were given back.
-        crashes: how many of them ended with their worker.
+        crashes: how many of them ended with their worker, which ran nothing else.
+        interruptions: how many workers ended that ran it beside others; such starts are given back.
         delays: how often in a row it was put off without having used up a try.
-        generation: how often somebody had it done again.
+        generation: how often its call was replaced by a new one.
         run: the number of its latest claim.
         parts: how many it has; 0: it is a single completion.
     """
@@ -87,6 +88,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     attempts: int
     crashes: int
+    interruptions: int
     delays: int
     generation: int
     run: int
@@ -109,7 +111,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def idempotency_key(self) -> str:
-        """The key of its call to the AI Service: the same for each try, another once somebody had it done again."""
+        """The key of its call to the AI Service: the same for each try of a call, another one for a new call."""
         return f"{self.job_id}.{self.generation}" if self.generation else self.job_id
 
     @property

@@ -1,22 +1,25 @@
 """The queue: all that anybody does to a job, each in one transaction with the event that tells of it."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
 from tollhouse.errors import Conflict, IdempotencyMismatch, NotFound
 from tollhouse.events import outbox
-from tollhouse.jobs import lookup, store
+from tollhouse.jobs import leases, lookup, store, totals
 from tollhouse.jobs.model import Claimed, Failure, Job, NewJob, event_of
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.storage.database import Database
 
 _MS_PER_HOUR = 3_600_000
-_AT_ONCE = 100
+_FORGOTTEN_AT_ONCE = 100
 _END_OF_TIME_MS = 2**62
 CRASHED = "ai_job_crashed"
+# A job that ends whole machines is never seen to do so alone. One that was there so much more often is taken for it.
+_MOST_INTERRUPTIONS = 10
+_LONGEST_REST_S = 60.0
 
 
 class QueueRules(msgspec.Struct, frozen=True):
@@ -24,7 +27,7 @@ class QueueRules(msgspec.Struct, frozen=True):
 
     Attributes:
         lease_s: for how long a worker that says nothing is waited for.
-        max_crashes: after so many workers that died with it, a job is set aside.
+        max_crashes: after so many workers that died of it, a job is set aside.
         keep_hours: for how long a job that is over is kept, with its result.
     """
 
@@ -42,6 +45,7 @@ class JobQueue:
     Attributes:
         time_ms: as given.
         arrived: set when something may have become due in this process.
+        ended: how many runs ended how, by this process, and are not in the totals yet.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class JobQueue:
         self.time_ms = time_ms or (lambda connection: store.database_ms(connection, clock))
         self.rules = rules
         self.arrived = asyncio.Event()
+        self.ended = totals.Counts()
 
     async def add(self, job: NewJob) -> Job:
         """Queue a job, or return the one that was asked for under its claim before.
@@ -79,106 +84,170 @@ class JobQueue:
         return added
 
     async def claim(self, worker: str, most: int) -> list[Claimed]:
-        """Give a worker up to so many jobs, whose turn it is."""
+        """Give a worker up to so many jobs, whose turn it is, and prolong its lease."""
 
         def work(connection: sa.Connection) -> list[Claimed]:
-            now_ms = self.time_ms(connection)
-            claimed, begun = store.claim(
-                connection, worker, most, now_ms=now_ms, lease_ms=self._lease_ms(now_ms), now=self._now()
-            )
-            for job in begun:
-                self._tell(connection, job, "started")
+            now_ms, now = self.time_ms(connection), self._now()
+            if not store.is_anyone_waiting(connection, now_ms):
+                # Idle workers look often, and write nothing.
+                return []
+            leases.prolong(connection, worker, self._lease_ms(now_ms), now)
+            claimed, begun = store.claim(connection, worker, most, now_ms=now_ms, now=now)
+            self._tell_all(connection, begun, "started")
             return claimed
 
         return await self._database.write(work)
 
-    async def beat(self, runs: Mapping[str, int]) -> set[str]:
-        """Prolong a worker's leases, by the runs of its jobs; return the ids of those that it still holds."""
-        return await self._database.write(
-            lambda connection: store.beat(connection, runs, self._lease_ms(self.time_ms(connection)))
-        )
+    async def beat(self, worker: str) -> Mapping[str, int]:
+        """Prolong a worker's lease, and add to the totals; return the runs of all that it holds, by the jobs' ids."""
+        counted = self.ended.copy()
+
+        def work(connection: sa.Connection) -> Mapping[str, int]:
+            leases.prolong(connection, worker, self._lease_ms(self.time_ms(connection)), self._now())
+            totals.add(connection, counted)
+            return leases.runs_of(connection, worker)
+
+        runs = await self._database.write(work)
+        self.ended.subtract(counted)
+        return runs
+
+    async def leave(self, worker: str) -> None:
+        """Queue again what a worker that ends still holds, which uses up nothing, and forget the worker."""
+        counted = self.ended.copy()
+
+        def work(connection: sa.Connection) -> None:
+            now_ms = self.time_ms(connection)
+            leases.prolong(connection, worker, self._lease_ms(now_ms), self._now())
+            for job in leases.held_by(connection, worker):
+                store.put_off(connection, _unstarted(job), now_ms)
+            leases.leave(connection, worker)
+            totals.add(connection, counted)
+
+        await self._database.write(work)
+        self.ended.subtract(counted)
 
     async def complete(self, job: Job, sealed_result: bytes) -> bool:
         """End a job with its result; False when it is no longer that run's, and nothing was written."""
-
-        def work(connection: sa.Connection) -> store.Ended:
-            now, expires_at = self._now(), self._expires_at()
-            ended = store.end(connection, job, "complete", now=now, expires_at=expires_at, sealed_result=sealed_result)
-            self._tell_of(connection, ended)
-            return ended
-
-        return (await self._database.write(work)).is_held
+        return await self._write_end(job, "complete", lambda connection: self._end(connection, job, sealed_result))
 
     async def fail(self, job: Job, failure: Failure) -> bool:
         """End a job without a result; False as ``complete``."""
+        return await self._write_end(job, "failed", lambda connection: self._fail(connection, job, failure))
 
-        def work(connection: sa.Connection) -> store.Ended:
-            now, expires_at = self._now(), self._expires_at()
-            ended = store.end(connection, job, "failed", now=now, expires_at=expires_at, failure=failure)
-            self._tell_of(connection, ended)
-            return ended
+    async def crashed(self, job: Job) -> bool:
+        """Count a crash of what ran a job alone, while its worker lives; False as ``complete``."""
 
-        return (await self._database.write(work)).is_held
+        def work(connection: sa.Connection) -> str | None:
+            return self._interrupt(connection, job, self.time_ms(connection), is_alone=True)
 
-    async def try_again(self, job: Job, pause_s: float) -> bool:
-        """Queue a job for its next try; False as ``complete``."""
-        return await self._put_off(job, pause_s)
+        outcome = await self._database.write(work)
+        if outcome is not None:
+            self.ended[job.queue, outcome] += 1
+        return outcome is not None
+
+    async def try_again(self, job: Job, pause_s: float, *, anew: bool = False) -> bool:
+        """Queue a job for its next try; False as ``complete``.
+
+        Args:
+            anew: whether that is a new call, since what came of this one is not known, and is not going to be told.
+        """
+        # It has been run without harm to its worker.
+        tried = msgspec.structs.replace(job, delays=0, interruptions=0, generation=job.generation + anew)
+        return await self._put_off(tried, "tried_again", pause_s)
 
     async def wait(self, job: Job, pause_s: float) -> bool:
         """Queue a job again whose try could not be made: it does not count. False as ``complete``."""
-        return await self._put_off(job, pause_s, attempts=-1, delays=1)
+        return await self._put_off(_unstarted(job, delays=job.delays + 1), "put_off", pause_s)
+
+    async def renew(self, job: Job) -> bool:
+        """Queue a job for a new call, as the answer of an earlier try's is lost; this one did not count."""
+        return await self._put_off(_unstarted(job, generation=job.generation + 1), "renewed", 0.0)
 
     async def give_back(self, job: Job) -> bool:
         """Queue a job again that a worker cannot finish before it stops; False as ``complete``."""
-        return await self._put_off(job, 0.0, attempts=-1)
+        return await self._put_off(_unstarted(job), "given_back", 0.0)
 
-    async def _put_off(self, job: Job, pause_s: float, **counts: int) -> bool:
+    async def return_unknown(self, job_id: str, run: int) -> bool:
+        """Queue a run again that its worker does not know of; False as ``complete``."""
+        job = await self._database.read(lambda connection: lookup.find(connection, job_id))
+        return job is not None and job.run == run and await self.give_back(job)
+
+    async def _put_off(self, job: Job, outcome: str, pause_s: float) -> bool:
         def work(connection: sa.Connection) -> bool:
-            due_ms = self.time_ms(connection) + round(pause_s * 1000)
-            return store.put_off(connection, job, due_ms, **counts)
+            return store.put_off(connection, job, self.time_ms(connection) + round(pause_s * 1000))
 
-        return await self._database.write(work)
+        return await self._write_end(job, outcome, work)
+
+    async def _write_end(self, job: Job, outcome: str, work: Callable[[sa.Connection], bool]) -> bool:
+        is_held = await self._database.write(work)
+        if is_held:
+            self.ended[job.queue, outcome] += 1
+        return is_held
+
+    def _end(self, connection: sa.Connection, job: Job, sealed_result: bytes) -> bool:
+        now, expires_at = self._now(), self._expires_at()
+        ended = store.end(connection, job, "complete", now=now, expires_at=expires_at, sealed_result=sealed_result)
+        return self._tell_of(connection, ended)
+
+    def _fail(self, connection: sa.Connection, job: Job, failure: Failure) -> bool:
+        ended = store.end(connection, job, "failed", now=self._now(), expires_at=self._expires_at(), failure=failure)
+        return self._tell_of(connection, ended)
 
     async def take_back_lapsed(self) -> int:
-        """Queue what dead workers held again, and set aside what several of them died with; return how many."""
+        """Queue what dead workers held again, and set aside what several of them died of; return how many jobs."""
         return await self._take_back(None)
 
     async def take_back_all(self) -> int:
-        """Do so with all that is under way: for a database whose only worker begins anew; return how many."""
-        taken = 0
-        while more := await self._take_back(_END_OF_TIME_MS):
-            taken += more
-        return taken
+        """Do so with all that is under way: for a database whose only worker begins anew; return how many jobs."""
+        return await self._take_back(_END_OF_TIME_MS)
 
     async def _take_back(self, lapsed_at_ms: int | None) -> int:
-        def work(connection: sa.Connection) -> int:
+        """Take the jobs of dead workers back, those of all that are found dead at once in one transaction."""
+
+        def work(connection: sa.Connection) -> tuple[int, list[tuple[Job, str]]]:
             now_ms = self.time_ms(connection)
-            until_ms = now_ms if lapsed_at_ms is None else lapsed_at_ms
+            held: list[tuple[Job, bool]] = []
+            dead = leases.dead(connection, now_ms if lapsed_at_ms is None else lapsed_at_ms)
+            for worker in dead:
+                jobs = leases.held_by(connection, worker)
+                held += [(job, len(jobs) == 1) for job in jobs]
+                leases.leave(connection, worker)
             # In one order, so that no two that do so wait for each other.
-            lapsed = sorted(store.lapsed(connection, until_ms, _AT_ONCE), key=_by_tenant)
-            return sum(self._take_back_one(connection, job, now_ms, until_ms) for job in lapsed)
+            outcomes = [
+                (job, self._interrupt(connection, job, now_ms, is_alone=is_alone))
+                for job, is_alone in sorted(held, key=_by_tenant)
+            ]
+            return len(dead), [(job, outcome) for job, outcome in outcomes if outcome is not None]
 
-        taken = await self._database.write(work)
-        if taken:
+        count, dead = 0, 1
+        while dead:
+            dead, taken = await self._database.write(work)
+            for job, outcome in taken:
+                self.ended[job.queue, outcome] += 1
+            count += len(taken)
+        if count:
             self.arrived.set()
-        return taken
+        return count
 
-    def _take_back_one(self, connection: sa.Connection, job: Job, now_ms: int, until_ms: int) -> bool:
-        crashes = job.crashes + 1
-        if crashes < self.rules.max_crashes:
-            return store.put_off(connection, job, now_ms, crashes=1, lapsed_at_ms=until_ms)
-        ended = store.end(
-            connection,
-            job,
-            "failed",
-            now=self._now(),
-            expires_at=self._expires_at(),
-            failure=Failure(CRASHED, f"{crashes} workers ended while they ran it, and it is set aside"),
-            crashes=1,
-            lapsed_at_ms=until_ms,
-        )
-        self._tell_of(connection, ended)
-        return ended.is_held
+    def _interrupt(self, connection: sa.Connection, job: Job, now_ms: int, *, is_alone: bool) -> str | None:
+        """Queue a job again whose worker ended, or set it aside; return which, or None where it is not that run's.
+
+        What a worker held beside others may be innocent: its start is given back, and from now on it is run in a
+        process of its own (``isolation``), which shows whose doing it is.
+        """
+        if is_alone:
+            counted = msgspec.structs.replace(job, crashes=job.crashes + 1)
+        else:
+            counted = _unstarted(job, interruptions=job.interruptions + 1)
+        most = self.rules.max_crashes
+        deaths = counted.crashes + counted.interruptions
+        if counted.crashes >= most or counted.interruptions >= most * _MOST_INTERRUPTIONS:
+            failure = Failure(CRASHED, f"{deaths} workers ended while they ran it, and it is set aside")
+            return "set_aside" if self._fail(connection, counted, failure) else None
+        rest_s = min(_LONGEST_REST_S, self.rules.lease_s / 10 * (2.0 ** (deaths - 1) - 1))
+        if not store.put_off(connection, counted, now_ms + round(rest_s * 1000)):
+            return None
+        return "crashed" if is_alone else "interrupted"
 
     async def cancel(self, job_id: str) -> Job:
         """End what of a job has not been started.
@@ -238,7 +307,7 @@ class JobQueue:
         now = self._now()
         forgotten = 0
         while some := await self._database.write(
-            lambda connection: store.drop(connection, lookup.expired(connection, now, _AT_ONCE))
+            lambda connection: store.drop(connection, lookup.expired(connection, now, _FORGOTTEN_AT_ONCE))
         ):
             forgotten += some
         return forgotten
@@ -251,14 +320,20 @@ class JobQueue:
         return job
 
     def _tell(self, connection: sa.Connection, job: Job, what: str) -> None:
-        outbox.append(connection, event_of(job, what, self._clock.now_ms()))
+        self._tell_all(connection, [job], what)
 
-    def _tell_of(self, connection: sa.Connection, ended: store.Ended) -> None:
+    def _tell_all(self, connection: sa.Connection, jobs: Sequence[Job], what: str) -> None:
+        at_ms = self._clock.now_ms()
+        outbox.append_all(connection, [event_of(job, what, at_ms) for job in jobs])
+
+    def _tell_of(self, connection: sa.Connection, ended: store.Ended) -> bool:
+        """Tell what the end of a job came to; return whether there was one."""
         if ended.over is not None:
             word = "completed" if ended.over.state == "complete" else "failed"
             self._tell(connection, ended.over, word)
         elif ended.went_on is not None and _is_worth_telling(ended.went_on):
             self._tell(connection, ended.went_on, "progressed")
+        return ended.is_held
 
     def _now(self) -> str:
         return utc_text(self._clock.now_ms())
@@ -270,8 +345,13 @@ class JobQueue:
         return now_ms + round(self.rules.lease_s * 1000)
 
 
-def _by_tenant(job: Job) -> tuple[str, str]:
-    return job.tenant_id, job.job_id
+def _unstarted(job: Job, **counts: int) -> Job:
+    """Return a job whose start is given back."""
+    return msgspec.structs.replace(job, attempts=job.attempts - 1, **counts)
+
+
+def _by_tenant(held: tuple[Job, bool]) -> tuple[str, str]:
+    return held[0].tenant_id, held[0].job_id
 
 
 def _is_worth_telling(job: Job) -> bool:

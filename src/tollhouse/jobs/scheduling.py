@@ -5,7 +5,7 @@ Whichever process finds one due fires it, in the transaction that sets its next 
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -29,6 +29,7 @@ from tollhouse.storage.schema import ai_service_keys
 MAX_SCHEDULES = 1000
 """Schedules of one tenant."""
 _FIRED_AT_ONCE = 20
+_DAY_MS = 86_400_000
 _NAMED = {
     "@hourly": "0 * * * *",
     "@daily": "0 0 * * *",
@@ -144,8 +145,8 @@ class Schedules:
 
         return await self._database.write(work)
 
-    async def of_tenant(self, reader: Reader, tenant_id: str) -> ScheduleList:
-        """Return a tenant's schedules that somebody may see."""
+    async def of_tenant(self, reader: Reader, tenant_id: str | None) -> ScheduleList:
+        """Return the schedules of a tenant, or of all, that somebody may see."""
         found = await self._database.read(lambda connection: _of_tenant(connection, tenant_id))
         return ScheduleList([each for each in found if _may_see(reader, each)])
 
@@ -189,7 +190,7 @@ class Schedules:
             connection.execute(
                 sa.update(ai_job_schedules)
                 .where(_ROW.schedule_id == row.schedule_id)
-                .values(next_ms=next_time(row.cron, row.timezone, now_ms), last_job_id=job_id or row.last_job_id)
+                .values(next_ms=_next_or_later(row, now_ms), last_job_id=job_id or row.last_job_id)
             )
         return len(rows)
 
@@ -228,6 +229,15 @@ def next_time(cron: str, timezone: str, after_ms: int) -> int:
         ) from None
 
 
+def _next_or_later(row: sa.Row[Any], now_ms: int) -> int:
+    """Return when a schedule fires next; one whose time zone this machine does not know is looked at a day later."""
+    try:
+        return next_time(row.cron, row.timezone, now_ms)
+    except InvalidRequest as error:
+        _LOG.error("a schedule names no time", schedule_id=row.schedule_id, reason=error.message)
+        return now_ms + _DAY_MS
+
+
 def _is_revoked(connection: sa.Connection, key_id: str) -> bool:
     keys = ai_service_keys.c
     wanted = sa.select(keys.key_id).where(keys.key_id == key_id, keys.revoked_at.is_not(None))
@@ -241,8 +251,10 @@ def _found(connection: sa.Connection, schedule_id: str) -> Schedule:
     return _schedule(row)
 
 
-def _of_tenant(connection: sa.Connection, tenant_id: str) -> Sequence[Schedule]:
-    wanted = sa.select(ai_job_schedules).where(_ROW.tenant_id == tenant_id).order_by(_ROW.schedule_id)
+def _of_tenant(connection: sa.Connection, tenant_id: str | None) -> Sequence[Schedule]:
+    wanted = sa.select(ai_job_schedules).order_by(_ROW.schedule_id)
+    if tenant_id is not None:
+        wanted = wanted.where(_ROW.tenant_id == tenant_id)
     return [_schedule(row) for row in connection.execute(wanted)]
 
 

@@ -298,7 +298,15 @@ class Jobs:
 
         def work(connection: sa.Connection) -> tuple[Job, bytes | None, Sequence[tuple[Job, bytes | None]]]:
             job = lookup.find(connection, job_id)
-            if job is None or job.parent_id or queue not in {None, job.queue} or not reader.may_see(job):
+            # What is over is deleted now and then, and is not there any more from the moment that it was told to be.
+            is_there = job is not None and (job.expires_at is None or job.expires_at > utc_text(self._clock.now_ms()))
+            if (
+                job is None
+                or not is_there
+                or job.parent_id
+                or queue not in {None, job.queue}
+                or not reader.may_see(job)
+            ):
                 raise NotFound(f"there is no job {job_id[:80]}, or it is kept no longer")
             _, result = lookup.sealed(connection, job_id)
             return job, result, lookup.parts_of(connection, job_id) if with_parts and job.parts else ()

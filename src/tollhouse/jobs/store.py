@@ -1,68 +1,78 @@
-"""The statements of the queue. They run on every engine, and lock in one order: a tenant's turn, a job, its parent.
+"""The statements of the queue, on every engine. They lock in one order: a worker, a tenant's turn, a job, its parent.
 
 Whatever a worker writes names the run that it claimed: of one that was taken for dead meanwhile, nothing is written.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 import sqlalchemy as sa
 
-from tollhouse.jobs.lookup import COLUMNS, find, job_of
+from tollhouse.jobs.lookup import COLUMNS, job_of
 from tollhouse.jobs.model import Claimed, Failure, Job, NewJob, State
 from tollhouse.kit.clock import Clock
 from tollhouse.storage.job_schema import ai_job_turns, ai_jobs
+from tollhouse.storage.statements import Prepared
 
 _JOB = ai_jobs.c
 _TURN = ai_job_turns.c
 _NONE = Failure("", "")
+# Tenants whose jobs were cancelled are in the way of others until a claim finds them out: so many times it looks on.
+_MOST_LOOKS = 100
 # Spelt out, since an engine that plans for any value of a parameter passes over an index for some rows alone.
 _IS_QUEUED = _JOB.state == sa.literal_column("'queued'")
 _IS_PART = _JOB.parent_id != sa.literal_column("''")
+_IS_ITS_RUN = sa.and_(
+    _JOB.job_id == sa.bindparam("id"),
+    _JOB.run == sa.bindparam("its_run"),
+    _JOB.state == sa.literal_column("'processing'"),
+)
+
+_DATABASE_MS = Prepared(sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"))
 
 
 def database_ms(connection: sa.Connection, clock: Clock) -> int:
     """Return the time that leases are judged by: on PostgreSQL its own, which all workers share."""
     if connection.dialect.name == "sqlite":
         return clock.now_ms()
-    return int(connection.scalar(sa.text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")) or 0)
+    return int(_DATABASE_MS.on(connection).scalar_one())
 
 
-def _insert(connection: sa.Connection) -> Any:
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-        return postgresql_insert
-    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-    return sqlite_insert
+# What a job begins with, beside what is asked for.
+_AT_FIRST: dict[str, Any] = {
+    "parent_id": "",
+    "position": 0,
+    "state": "queued",
+    "worker": "",
+    "attempts": 0,
+    "crashes": 0,
+    "interruptions": 0,
+    "delays": 0,
+    "generation": 0,
+    "run": 0,
+    "parts_complete": 0,
+    "parts_failed": 0,
+    "error_code": "",
+    "error_message": "",
+    "started_at": None,
+    "finished_at": None,
+    "expires_at": None,
+}
+_ASKED = [name for name in NewJob.__struct_fields__ if name not in {"parts", "priority"}]
+_ADD = Prepared(sa.insert(ai_jobs), columns=[*_AT_FIRST, *_ASKED, "rank", "due_ms", "parts"])
 
 
 def add(connection: sa.Connection, job: NewJob, due_ms: int) -> Job:
     """Queue a job, and its parts."""
-    if job.parts:
-        _await_turn(connection, job.tenant_id, due_ms)
+    _await_turn(connection, job.tenant_id, due_ms)
     fields = msgspec.structs.asdict(job)
     parts, priority = fields.pop("parts"), fields.pop("priority")
-    common = {
-        **fields,
-        "parent_id": "",
-        "position": 0,
-        "rank": -priority,
-        "state": "queued",
-        "worker": "",
-        "error_code": "",
-        "error_message": "",
-        "due_ms": None if parts else due_ms,
-        "parts": len(parts),
-    }
-    if not parts:
-        _await_turn(connection, job.tenant_id, due_ms)
-    connection.execute(sa.insert(ai_jobs).values(common))
+    row = {**_AT_FIRST, **fields, "rank": -priority, "due_ms": None if parts else due_ms, "parts": len(parts)}
+    _ADD.on(connection, **row)
     rows = [
         {
-            **common,
+            **row,
             "job_id": part.job_id,
             "sealed_request": part.sealed_request,
             "parent_id": job.job_id,
@@ -77,155 +87,178 @@ def add(connection: sa.Connection, job: NewJob, due_ms: int) -> Job:
     ]
     if rows:
         connection.execute(sa.insert(ai_jobs), rows)
-    added = find(connection, job.job_id)
-    assert added is not None, "it was added just now"
-    return added
+    return Job(**{name: row[name] for name in Job.__struct_fields__})
+
+
+_AWAIT_TURN = Prepared(
+    sa.text(
+        "INSERT INTO ai_job_turns (tenant_id, turn, next_due_ms) VALUES (:whose, 0, :due_ms) "
+        "ON CONFLICT (tenant_id) DO UPDATE SET next_due_ms = "
+        "CASE WHEN ai_job_turns.next_due_ms <= excluded.next_due_ms "
+        "THEN ai_job_turns.next_due_ms ELSE excluded.next_due_ms END"
+    )
+)
 
 
 def _await_turn(connection: sa.Connection, tenant_id: str, due_ms: int) -> None:
     """Have a tenant's turn come once a job of it is due; its row is locked from here on."""
-    new = _insert(connection)(ai_job_turns).values(tenant_id=tenant_id, turn=0, next_due_ms=due_ms)
-    is_earlier = sa.or_(_TURN.next_due_ms.is_(None), _TURN.next_due_ms > due_ms)
-    sooner = sa.case((is_earlier, due_ms), else_=_TURN.next_due_ms)
-    connection.execute(new.on_conflict_do_update(index_elements=["tenant_id"], set_={"next_due_ms": sooner}))
+    _AWAIT_TURN.on(connection, whose=tenant_id, due_ms=due_ms)
+
+
+_LAST_TURN = Prepared(sa.select(sa.func.max(_TURN.turn)))
+_WHOSE_TURN = Prepared(
+    sa.select(_TURN.tenant_id)
+    .where(_TURN.next_due_ms <= sa.bindparam("now_ms"))
+    .order_by(_TURN.turn, _TURN.tenant_id)
+    .limit(sa.bindparam("most"))
+    .with_for_update(skip_locked=True)
+)
+_IS_ANYONE = Prepared(sa.select(sa.literal_column("1")).where(_TURN.next_due_ms <= sa.bindparam("now_ms")).limit(1))
+_WAITS = sa.and_(_JOB.tenant_id == sa.bindparam("whose"), _IS_QUEUED, _JOB.due_ms.is_not(None))
+_IS_DUE = sa.and_(_WAITS, _JOB.due_ms <= sa.bindparam("now_ms"))
+_URGENT = (
+    sa.select(_JOB.job_id)
+    .where(_IS_DUE)
+    .order_by(_JOB.rank, _JOB.due_ms, _JOB.job_id)
+    .limit(sa.bindparam("most"))
+    .with_for_update()
+    .cte("urgent")
+)
+_CLAIM = Prepared(
+    sa.update(ai_jobs)
+    .where(_JOB.job_id.in_(sa.select(_URGENT.c.job_id)), _IS_QUEUED)
+    .values(
+        state="processing",
+        attempts=_JOB.attempts + 1,
+        run=_JOB.run + 1,
+        worker=sa.bindparam("by"),
+        started_at=sa.func.coalesce(_JOB.started_at, sa.bindparam("now", type_=sa.Text)),
+    )
+    .returning(*COLUMNS, _JOB.sealed_request)
+)
+# Of those that are due already, any will do, and is found at once.
+_DUE_ALREADY = sa.select(_JOB.due_ms).where(_IS_DUE).limit(1).scalar_subquery()
+_DUE_NEXT = sa.select(sa.func.min(_JOB.due_ms)).where(_WAITS).scalar_subquery()
+_SERVED = Prepared(
+    sa.update(ai_job_turns)
+    .where(_TURN.tenant_id == sa.bindparam("whose"))
+    .values(turn=sa.bindparam("at_turn"), next_due_ms=sa.func.coalesce(_DUE_ALREADY, _DUE_NEXT))
+)
+
+
+def is_anyone_waiting(connection: sa.Connection, now_ms: int) -> bool:
+    """Whether there may be something to claim."""
+    return _IS_ANYONE.on(connection, now_ms=now_ms).first() is not None
 
 
 def claim(
-    connection: sa.Connection, worker: str, most: int, *, now_ms: int, lease_ms: int, now: str
+    connection: sa.Connection, worker: str, most: int, *, now_ms: int, now: str
 ) -> tuple[list[Claimed], list[Job]]:
-    """Give a worker the jobs whose turn it is, and count their starts.
+    """Give a worker the jobs whose turn it is, as many of each tenant that waits, and count their starts.
 
     Args:
         most: how many it takes.
-        lease_ms: until when they are its own.
 
     Returns:
         the jobs, and those of them, or of their parents, that are begun for the first time.
     """
     claimed: list[Claimed] = []
     begun: list[Job] = []
-    turn = int(connection.scalar(sa.select(sa.func.max(_TURN.turn))) or 0)
-    wanted = (
-        sa.select(_TURN.tenant_id)
-        .where(_TURN.next_due_ms <= now_ms)
-        .order_by(_TURN.turn, _TURN.tenant_id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    while len(claimed) < most:
-        tenant_id = connection.scalar(wanted)
-        if tenant_id is None:
+    turn = int(_LAST_TURN.on(connection).scalar() or 0)
+    for _ in range(_MOST_LOOKS):
+        left = most - len(claimed)
+        tenants = _WHOSE_TURN.on(connection, now_ms=now_ms, most=left).scalars().all() if left else []
+        if not tenants:
             break
-        turn += 1
-        found = _claim_of(connection, tenant_id, worker, now_ms=now_ms, lease_ms=lease_ms, now=now)
-        connection.execute(
-            sa.update(ai_job_turns)
-            .where(_TURN.tenant_id == tenant_id)
-            .values(turn=turn, next_due_ms=_next_due_ms(connection, tenant_id, now_ms))
-        )
-        if found is None:
-            # Cancelled meanwhile, or claimed by somebody: its row is right again, and no longer in the way.
-            continue
-        claimed.append(found)
-        begun += _begin(connection, found.job, now)
+        share, more = divmod(left, len(tenants))
+        for place, tenant_id in enumerate(tenants):
+            turn += 1
+            found = _claim_of(connection, tenant_id, worker, share + (place < more), now_ms=now_ms, now=now)
+            _SERVED.on(connection, whose=tenant_id, at_turn=turn, now_ms=now_ms)
+            for each in found:
+                if each.job.parent_id and _is_given_up(connection, each.job, now):
+                    continue
+                claimed.append(each)
+                begun += _begin(connection, each.job, now)
     return claimed, begun
 
 
 def _claim_of(
-    connection: sa.Connection, tenant_id: str, worker: str, *, now_ms: int, lease_ms: int, now: str
-) -> Claimed | None:
-    """Give a worker a tenant's most urgent job."""
-    is_due = sa.and_(_JOB.tenant_id == tenant_id, _IS_QUEUED, _JOB.due_ms <= now_ms)
-    job_id = connection.scalar(
-        sa.select(_JOB.job_id).where(is_due).order_by(_JOB.rank, _JOB.due_ms, _JOB.job_id).limit(1).with_for_update()
+    connection: sa.Connection, tenant_id: str, worker: str, most: int, *, now_ms: int, now: str
+) -> list[Claimed]:
+    """Give a worker a tenant's most urgent jobs."""
+    rows = _CLAIM.on(connection, whose=tenant_id, by=worker, most=most, now_ms=now_ms, now=now)
+    return sorted((Claimed(job_of(row), row[-1]) for row in rows), key=_urgency)
+
+
+def _urgency(claimed: Claimed) -> tuple[int, str]:
+    return claimed.job.rank, claimed.job.job_id
+
+
+_STATE_OF = Prepared(sa.select(_JOB.state).where(_JOB.job_id == sa.bindparam("id")))
+_GIVE_UP = Prepared(
+    sa.update(ai_jobs)
+    .where(_IS_ITS_RUN)
+    .values(state="cancelled", worker="", due_ms=sa.null(), finished_at=sa.bindparam("now"), sealed_request=sa.null())
+)
+
+
+def _is_given_up(connection: sa.Connection, part: Job, now: str) -> bool:
+    """Cancel a part that was under way when its job was cancelled, and is to be tried again; return whether it is."""
+    if _STATE_OF.on(connection, id=part.parent_id).scalar() != "cancelled":
+        return False
+    _GIVE_UP.on(connection, id=part.job_id, its_run=part.run, now=now)
+    return True
+
+
+_BEGIN_PARENT = Prepared(
+    sa.update(ai_jobs)
+    .where(_JOB.job_id == sa.bindparam("id"), _IS_QUEUED)
+    .values(
+        state="processing",
+        attempts=_JOB.attempts + 1,
+        started_at=sa.func.coalesce(_JOB.started_at, sa.bindparam("now", type_=sa.Text)),
     )
-    if job_id is None:
-        return None
-    changed = connection.execute(
-        sa.update(ai_jobs)
-        .where(_JOB.job_id == job_id, _IS_QUEUED)
-        .values(
-            state="processing",
-            attempts=_JOB.attempts + 1,
-            run=_JOB.run + 1,
-            worker=worker,
-            lease_ms=lease_ms,
-            started_at=sa.func.coalesce(_JOB.started_at, now),
-        )
-        .returning(*COLUMNS, _JOB.sealed_request)
-    ).one()
-    return Claimed(job_of(changed), changed.sealed_request)
-
-
-def _next_due_ms(connection: sa.Connection, tenant_id: str, now_ms: int) -> int | None:
-    """Return when a tenant's next job is due; of those that are due already, any will do."""
-    waits = sa.and_(_JOB.tenant_id == tenant_id, _IS_QUEUED, _JOB.due_ms.is_not(None))
-    due: int | None = connection.scalar(sa.select(_JOB.due_ms).where(waits, _JOB.due_ms <= now_ms).limit(1))
-    if due is None:
-        due = connection.scalar(sa.select(sa.func.min(_JOB.due_ms)).where(waits))
-    return due
+    .returning(*COLUMNS)
+)
 
 
 def _begin(connection: sa.Connection, job: Job, now: str) -> list[Job]:
     """Return the job that its user sees as begun by a start, if it was not before."""
     if not job.parent_id:
-        return [job] if job.attempts == 1 and job.run == 1 else []
-    begun = connection.execute(
-        sa.update(ai_jobs)
-        .where(_JOB.job_id == job.parent_id, _IS_QUEUED)
-        .values(state="processing", attempts=_JOB.attempts + 1, started_at=now)
-        .returning(*COLUMNS)
-    ).one_or_none()
+        return [job] if job.run == 1 else []
+    begun = _BEGIN_PARENT.on(connection, id=job.parent_id, now=now).one_or_none()
     return [] if begun is None else [job_of(begun)]
 
 
-def beat(connection: sa.Connection, runs: Mapping[str, int], lease_ms: int) -> set[str]:
-    """Prolong the leases of a worker's jobs, by their runs; return the ids of those that are still its own."""
-    held = set()
-    # In one order, so that no two of them wait for each other.
-    for job_id in sorted(runs):
-        changed = connection.execute(sa.update(ai_jobs).where(_held(job_id, runs[job_id])).values(lease_ms=lease_ms))
-        if changed.rowcount:
-            held.add(job_id)
-    return held
+_PUT_OFF = Prepared(
+    sa.update(ai_jobs)
+    .where(_IS_ITS_RUN)
+    .values(
+        state="queued",
+        worker="",
+        due_ms=sa.bindparam("at_ms"),
+        **{
+            name: sa.bindparam(f"its_{name}")
+            for name in ("attempts", "crashes", "interruptions", "delays", "generation")
+        },
+    )
+)
 
 
-def _held(job_id: str, run: int, lapsed_at_ms: int | None = None) -> sa.ColumnElement[bool]:
-    held = sa.and_(_JOB.job_id == job_id, _JOB.run == run, _JOB.state == "processing")
-    return held if lapsed_at_ms is None else sa.and_(held, _JOB.lease_ms < lapsed_at_ms)
-
-
-def put_off(
-    connection: sa.Connection,
-    job: Job,
-    due_ms: int,
-    *,
-    attempts: int = 0,
-    crashes: int = 0,
-    delays: int = 0,
-    lapsed_at_ms: int | None = None,
-) -> bool:
-    """Queue a job again that a worker holds, or held; return whether it was still that run's.
-
-    Args:
-        attempts: what is added to its starts: -1 gives this one back.
-        crashes: what is added to the workers that it was lost with.
-        delays: 1 where it is put off without having used up a try.
-        lapsed_at_ms: when its lease has to be over for that.
-    """
+def put_off(connection: sa.Connection, job: Job, due_ms: int) -> bool:
+    """Queue a job again, with these counts, that a worker holds, or held; return whether it was still that run's."""
     _await_turn(connection, job.tenant_id, due_ms)
-    changed = connection.execute(
-        sa.update(ai_jobs)
-        .where(_held(job.job_id, job.run, lapsed_at_ms))
-        .values(
-            state="queued",
-            due_ms=due_ms,
-            lease_ms=None,
-            worker="",
-            attempts=_JOB.attempts + attempts,
-            crashes=_JOB.crashes + crashes,
-            delays=_JOB.delays + 1 if delays else 0,
-        )
+    changed = _PUT_OFF.on(
+        connection,
+        id=job.job_id,
+        its_run=job.run,
+        at_ms=due_ms,
+        its_attempts=job.attempts,
+        its_crashes=job.crashes,
+        its_interruptions=job.interruptions,
+        its_delays=job.delays,
+        its_generation=job.generation,
     )
     return changed.rowcount > 0
 
@@ -244,6 +277,42 @@ class Ended(msgspec.Struct, frozen=True):
     went_on: Job | None = None
 
 
+_STATE = sa.bindparam("its_state", type_=sa.Text)
+# Nobody needs what was asked any more, but of a job that failed and may be done again.
+_NEEDED = sa.case((sa.literal_column("'complete'") == _STATE, sa.null()), else_=_JOB.sealed_request)
+_OVER = {
+    "state": _STATE,
+    "finished_at": sa.bindparam("now"),
+    "expires_at": sa.bindparam("forgotten_at"),
+    "error_code": sa.bindparam("code"),
+    "error_message": sa.bindparam("message"),
+    "sealed_request": _NEEDED,
+}
+_END = Prepared(
+    sa.update(ai_jobs)
+    .where(_IS_ITS_RUN)
+    .values(
+        **_OVER,
+        due_ms=sa.null(),
+        worker="",
+        crashes=sa.bindparam("its_crashes"),
+        interruptions=sa.bindparam("its_interruptions"),
+        sealed_result=sa.bindparam("result"),
+    )
+    .returning(*COLUMNS)
+)
+_END_PARENT = Prepared(sa.update(ai_jobs).where(_JOB.job_id == sa.bindparam("id")).values(**_OVER).returning(*COLUMNS))
+_COUNT_PART = Prepared(
+    sa.update(ai_jobs)
+    .where(_JOB.job_id == sa.bindparam("id"))
+    .values(
+        parts_complete=_JOB.parts_complete + sa.bindparam("complete"),
+        parts_failed=_JOB.parts_failed + sa.bindparam("failed"),
+    )
+    .returning(*COLUMNS)
+)
+
+
 def end(
     connection: sa.Connection,
     job: Job,
@@ -253,33 +322,24 @@ def end(
     expires_at: str,
     sealed_result: bytes | None = None,
     failure: Failure = _NONE,
-    crashes: int = 0,
-    lapsed_at_ms: int | None = None,
 ) -> Ended:
     """End a job that a worker holds or held; the last part of a job ends that too.
 
     Args:
         expires_at: when what is kept of it is forgotten.
-        lapsed_at_ms: when its lease has to be over for that.
     """
-    ended = connection.execute(
-        sa.update(ai_jobs)
-        .where(_held(job.job_id, job.run, lapsed_at_ms))
-        .values(
-            state=state,
-            lease_ms=None,
-            due_ms=None,
-            worker="",
-            crashes=_JOB.crashes + crashes,
-            error_code=failure.code,
-            error_message=failure.message,
-            sealed_result=sealed_result,
-            # Nobody needs it any more, but of a job that failed and may be done again.
-            sealed_request=None if state == "complete" else _JOB.sealed_request,
-            finished_at=now,
-            expires_at=None if job.parent_id else expires_at,
-        )
-        .returning(*COLUMNS)
+    ended = _END.on(
+        connection,
+        id=job.job_id,
+        its_run=job.run,
+        its_state=state,
+        its_crashes=job.crashes,
+        its_interruptions=job.interruptions,
+        code=failure.code,
+        message=failure.message,
+        result=sealed_result,
+        now=now,
+        forgotten_at=None if job.parent_id else expires_at,
     ).one_or_none()
     if ended is None:
         return Ended(is_held=False)
@@ -289,32 +349,25 @@ def end(
 
 
 def _count_part(connection: sa.Connection, parent_id: str, state: State, *, now: str, expires_at: str) -> Ended:
-    counter = _JOB.parts_complete if state == "complete" else _JOB.parts_failed
-    parent = job_of(
-        connection.execute(
-            sa.update(ai_jobs).where(_JOB.job_id == parent_id).values({counter: counter + 1}).returning(*COLUMNS)
-        ).one()
-    )
+    is_complete = state == "complete"
+    counted = _COUNT_PART.on(connection, id=parent_id, complete=int(is_complete), failed=int(not is_complete))
+    parent = job_of(counted.one())
     if parent.state != "processing":
         return Ended(is_held=True)
     if parent.parts_complete + parent.parts_failed < parent.parts:
         return Ended(is_held=True, went_on=parent)
     outcome: State = "complete" if parent.parts_complete else "failed"
     failure = _NONE if parent.parts_complete else _failure_of_parts(connection, parent_id)
-    over = connection.execute(
-        sa.update(ai_jobs)
-        .where(_JOB.job_id == parent_id)
-        .values(
-            state=outcome,
-            finished_at=now,
-            expires_at=expires_at,
-            error_code=failure.code,
-            error_message=failure.message,
-            sealed_request=None if outcome == "complete" else _JOB.sealed_request,
-        )
-        .returning(*COLUMNS)
-    ).one()
-    return Ended(is_held=True, over=job_of(over))
+    over = _END_PARENT.on(
+        connection,
+        id=parent_id,
+        its_state=outcome,
+        now=now,
+        forgotten_at=expires_at,
+        code=failure.code,
+        message=failure.message,
+    )
+    return Ended(is_held=True, over=job_of(over.one()))
 
 
 def _failure_of_parts(connection: sa.Connection, parent_id: str) -> Failure:
@@ -326,12 +379,6 @@ def _failure_of_parts(connection: sa.Connection, parent_id: str) -> Failure:
         .limit(1)
     ).one()
     return Failure(row.error_code, row.error_message)
-
-
-def lapsed(connection: sa.Connection, now_ms: int, most: int) -> Sequence[Job]:
-    """Return jobs whose leases are over: their workers are dead, or as good as that."""
-    wanted = sa.select(*COLUMNS).where(_JOB.lease_ms < now_ms, _JOB.state == "processing")
-    return [job_of(row) for row in connection.execute(wanted.order_by(_JOB.lease_ms).limit(most))]
 
 
 def cancel(connection: sa.Connection, job_id: str, *, now: str, expires_at: str) -> Job | None:
@@ -356,6 +403,7 @@ def again(connection: sa.Connection, job: Job, due_ms: int) -> Job | None:
         "state": "queued",
         "attempts": 0,
         "crashes": 0,
+        "interruptions": 0,
         "delays": 0,
         "generation": _JOB.generation + 1,
         "error_code": "",

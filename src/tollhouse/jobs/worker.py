@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Protocol
 
 import msgspec
@@ -57,6 +58,7 @@ class Worker:
 
     Args:
         name: tells it from other workers.
+        isolated: makes the calls of jobs that a worker may have died of, each where it can end nothing else.
         fire_due: makes the jobs of schedules that are due.
     """
 
@@ -67,8 +69,11 @@ class Worker:
         seal: Seal,
         caller: Caller,
         rules: WorkerRules,
+        *,
+        isolated: Caller | None = None,
         fire_due: Callable[[], Coroutine[None, None, object]] | None = None,
     ) -> None:
+        self._isolated = isolated or caller
         self._fire_due = fire_due
         self._name = name
         self._queue = queue
@@ -77,15 +82,15 @@ class Worker:
         self._rules = rules
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._is_stopping = False
+        self._beaten_s = -math.inf
+        self._unknown: set[tuple[str, int]] = set()
         self._away = 0
         self._away_until_s = 0.0
 
     async def run(self) -> None:
         """Work until ``stop`` is called, then finish what is held, or return it to the queue."""
-        lease_s = self._queue.rules.lease_s
         duties = [
-            asyncio.create_task(self._regularly(self._beat, lease_s / 3)),
-            asyncio.create_task(self._regularly(self._queue.take_back_lapsed, lease_s / 3)),
+            asyncio.create_task(self._regularly(self._keep_leases, self._queue.rules.lease_s / 3, is_first=True)),
             asyncio.create_task(self._regularly(self._queue.forget_expired, _FORGET_EVERY_S)),
         ]
         if self._fire_due is not None:
@@ -98,6 +103,10 @@ class Worker:
             for duty in duties:
                 duty.cancel()
             await asyncio.wait(duties)
+        try:
+            await self._queue.leave(self._name)
+        except Unavailable as error:
+            _LOG.warning("what is left is taken back once the lease is over", reason=error.message)
 
     def stop(self) -> None:
         """Claim nothing more."""
@@ -147,7 +156,9 @@ class Worker:
         job = claimed.job
         try:
             request = self._seal.open(job.job_id, claimed.sealed_request)
-            answer = await self._caller.call(request, job.idempotency_key)
+            # What was under way beside others when its worker ended shows by itself whether that was its doing.
+            caller = self._isolated if job.interruptions else self._caller
+            answer = await caller.call(request, job.idempotency_key)
         except TryFailed as failed:
             await self._after(job, failed)
         except TollhouseError as error:
@@ -170,8 +181,15 @@ class Worker:
             pause_s = self._is_away(failure)
             await self._write(job, lambda: self._queue.wait(job, pause_s))
             return
+        if verdict == "crashed":
+            _LOG.error("a job ended the process that ran it", **told, reason=failure.message)
+            await self._write(job, lambda: self._queue.crashed(job))
+            return
         self._is_back()
-        if verdict == "wait":
+        if verdict == "lost":
+            _LOG.warning("a job's call is made anew, as what came of the one before is lost", **told)
+            await self._write(job, lambda: self._queue.renew(job))
+        elif verdict == "wait":
             waited_s = _jittered(min(_LONGEST_WAIT_S, 2.0 ** min(job.delays, 10)))
             pause_s = max(waited_s, failed.retry_after_s or 0.0)
             _LOG.info("a job waits", **told, pause_s=round(pause_s, 1))
@@ -183,7 +201,7 @@ class Worker:
             longest_s = self._rules.retry_pause_s * 2.0 ** (job.tries - 1)
             pause_s = _jittered(min(_LONGEST_PAUSE_S, longest_s))
             _LOG.info("a job is tried again", **told, tries=job.tries, pause_s=round(pause_s, 1))
-            await self._write(job, lambda: self._queue.try_again(job, pause_s))
+            await self._write(job, lambda: self._queue.try_again(job, pause_s, anew=failed.is_unknown))
 
     def _is_away(self, failure: Failure) -> float:
         """Note that the service cannot be reached; return for how long to leave it alone."""
@@ -218,19 +236,38 @@ class Worker:
                 _LOG.error("what came of a job could not be written", job_id=job.job_id, reason=error.message)
             return
 
-    async def _beat(self) -> None:
-        runs = {job_id: job.run for job_id, (job, _) in self._running.items()}
-        if not runs:
-            return
-        held = await self._queue.beat(runs)
-        for job_id in runs.keys() - held:
-            running = self._running.get(job_id)
-            if running is not None and running[0].run == runs[job_id] and not running[1].done():
+    async def _keep_leases(self) -> None:
+        """Prolong the lease, and take back what dead workers held."""
+        held = await self._queue.beat(self._name)
+        loop = asyncio.get_running_loop()
+        lease_s = self._queue.rules.lease_s
+        last_s, self._beaten_s = self._beaten_s, loop.time()
+        for job_id, (job, task) in self._running.items():
+            if held.get(job_id) != job.run and not task.done():
                 _LOG.warning("a job has become another worker's", job_id=job_id)
+        await self._return_unknown(held)
+        # Where this one could not say anything for so long, the others could not either, and are not dead for that.
+        if self._beaten_s - last_s < lease_s:
+            await self._queue.take_back_lapsed()
 
-    async def _regularly(self, duty: Callable[[], Coroutine[None, None, object]], every_s: float) -> None:
+    async def _return_unknown(self, held: Mapping[str, int]) -> None:
+        """Give back what this worker holds and does not know of: the answer to a claim, or to a result, was lost."""
+        known = {(job_id, job.run) for job_id, (job, _) in self._running.items()}
+        unknown = held.items() - known
+        # Those that are still so the next time: what is claimed or ended just now is not known either.
+        for job_id, run in unknown & self._unknown:
+            _LOG.warning("a job is held and not known, and is given back", job_id=job_id)
+            await self._queue.return_unknown(job_id, run)
+        self._unknown = unknown
+
+    async def _regularly(
+        self, duty: Callable[[], Coroutine[None, None, object]], every_s: float, *, is_first: bool = False
+    ) -> None:
+        """Do something now and then, also at once where it ``is_first``."""
         while True:
-            await asyncio.sleep(every_s)
+            if not is_first:
+                await asyncio.sleep(every_s)
+            is_first = False
             try:
                 await duty()
             except Unavailable as error:
@@ -239,15 +276,16 @@ class Worker:
                 _LOG.exception("a worker's duty failed on a defect")
 
     async def _finish(self) -> None:
-        """Let what is under way end, and return the rest to the queue."""
+        """Let what is under way end, and stop the rest, which goes back to the queue as this worker leaves."""
         tasks = [task for _, task in self._running.values()]
         if tasks:
             _LOG.info("finishing what is under way", jobs=len(tasks))
             await asyncio.wait(tasks, timeout=self._rules.stop_timeout_s)
-        for job, task in list(self._running.values()):
+        left = [task for _, task in self._running.values()]
+        for task in left:
             task.cancel()
-            with contextlib.suppress(Unavailable):
-                await self._queue.give_back(job)
+        if left:
+            await asyncio.wait(left)
 
 
 def _jittered(seconds: float) -> float:

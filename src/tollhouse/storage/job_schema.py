@@ -32,17 +32,17 @@ ai_jobs = sa.Table(
     count("rank"),
     text("state"),
     count("attempts"),
+    # Workers that ended while they ran it alone.
     count("crashes"),
     # How often in a row it was put off without having used up a try.
     count("delays"),
-    # How often somebody had it done again: its calls are others then, and may be paid again.
+    # How often its call was replaced by a new one, which may be paid again.
     count("generation"),
     # Raised by each claim: who writes for another run writes nothing.
     count("run"),
     text("worker"),
     # Milliseconds of the database's clock since the Unix epoch. NULL: nothing of it is to be claimed.
     sa.Column("due_ms", sa.BigInteger, nullable=True),
-    sa.Column("lease_ms", sa.BigInteger, nullable=True),
     count("parts"),
     count("parts_complete"),
     count("parts_failed"),
@@ -58,6 +58,8 @@ ai_jobs = sa.Table(
     optional_text("started_at"),
     optional_text("finished_at"),
     optional_text("expires_at"),
+    # Workers that ended while they ran it beside others: whose doing that was is not known.
+    count("interruptions"),
     sa.CheckConstraint("state IN ('queued', 'processing', 'complete', 'failed', 'cancelled')", name="ai_jobs_state"),
     sa.UniqueConstraint("claim_id", name="ai_jobs_claim"),
     sa.Index(
@@ -68,7 +70,8 @@ ai_jobs = sa.Table(
         "job_id",
         **_where("state = 'queued' AND due_ms IS NOT NULL"),
     ),
-    sa.Index("ai_jobs_leases", "lease_ms", **_where("lease_ms IS NOT NULL")),
+    sa.Index("ai_jobs_held", "worker", **_where("state = 'processing' AND worker <> ''")),
+    sa.Index("ai_jobs_waiting", "queue", "due_ms", **_where("state = 'queued'")),
     sa.Index("ai_jobs_parts", "parent_id", "position", **_where("parent_id <> ''")),
     sa.Index("ai_jobs_ends", "state", "job_id", **_where("parent_id = ''")),
     sa.Index("ai_jobs_expiry", "expires_at", **_where("expires_at IS NOT NULL")),
@@ -82,6 +85,27 @@ ai_job_turns = sa.Table(
     count("turn"),
     sa.Column("next_due_ms", sa.BigInteger, nullable=True),
     sa.Index("ai_job_turns_waiting", "turn", "tenant_id", **_where("next_due_ms IS NOT NULL")),
+    sa.Index("ai_job_turns_last", "turn"),
+    sqlite_with_rowid=False,
+)
+
+# Who runs jobs, and until when it is taken to be alive: milliseconds of the database's clock since the Unix epoch.
+ai_job_workers = sa.Table(
+    "ai_job_workers",
+    metadata,
+    text("worker", key=True),
+    sa.Column("lease_ms", sa.BigInteger, nullable=False),
+    text("started_at"),
+    sqlite_with_rowid=False,
+)
+
+# How many runs of jobs ended how, since ever.
+ai_job_totals = sa.Table(
+    "ai_job_totals",
+    metadata,
+    text("queue", key=True),
+    text("outcome", key=True),
+    count("total"),
     sqlite_with_rowid=False,
 )
 

@@ -366,7 +366,6 @@ CREATE TABLE ai_jobs (
 	run BIGINT DEFAULT '0' NOT NULL,
 	worker TEXT NOT NULL,
 	due_ms BIGINT,
-	lease_ms BIGINT,
 	parts BIGINT DEFAULT '0' NOT NULL,
 	parts_complete BIGINT DEFAULT '0' NOT NULL,
 	parts_failed BIGINT DEFAULT '0' NOT NULL,
@@ -380,15 +379,13 @@ CREATE TABLE ai_jobs (
 	created_at TEXT NOT NULL,
 	started_at TEXT,
 	finished_at TEXT,
-	expires_at TEXT,
+	expires_at TEXT, interruptions BIGINT DEFAULT '0' NOT NULL,
 	PRIMARY KEY (job_id),
 	CONSTRAINT ai_jobs_state CHECK (state IN ('queued', 'processing', 'complete', 'failed', 'cancelled')),
 	CONSTRAINT ai_jobs_claim UNIQUE (claim_id)
 );
 
 CREATE INDEX ai_jobs_due ON ai_jobs (tenant_id, rank, due_ms, job_id) WHERE state = 'queued' AND due_ms IS NOT NULL;
-
-CREATE INDEX ai_jobs_leases ON ai_jobs (lease_ms) WHERE lease_ms IS NOT NULL;
 
 CREATE INDEX ai_jobs_parts ON ai_jobs (parent_id, position) WHERE parent_id <> '';
 
@@ -427,4 +424,26 @@ CREATE INDEX ai_job_schedules_next ON ai_job_schedules (next_ms);
 
 CREATE INDEX ai_job_schedules_tenant ON ai_job_schedules (tenant_id, schedule_id);
 
-INSERT INTO alembic_version VALUES ('0009')
+CREATE TABLE ai_job_workers (
+	worker TEXT NOT NULL,
+	lease_ms BIGINT NOT NULL,
+	started_at TEXT NOT NULL,
+	PRIMARY KEY (worker)
+)
+ WITHOUT ROWID;
+
+CREATE TABLE ai_job_totals (
+	queue TEXT NOT NULL,
+	outcome TEXT NOT NULL,
+	total BIGINT DEFAULT '0' NOT NULL,
+	PRIMARY KEY (queue, outcome)
+)
+ WITHOUT ROWID;
+
+CREATE INDEX ai_jobs_held ON ai_jobs (worker) WHERE state = 'processing' AND worker <> '';
+
+CREATE INDEX ai_jobs_waiting ON ai_jobs (queue, due_ms) WHERE state = 'queued';
+
+CREATE INDEX ai_job_turns_last ON ai_job_turns (turn);
+
+INSERT INTO alembic_version VALUES ('0010')

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
+from tollhouse.apps.audiences import WorkerEndpoint
 from tollhouse.apps.edge import answering_the_edge
 from tollhouse.apps.events import telling_events
 from tollhouse.apps.following import follow_prices
@@ -57,7 +58,7 @@ from tollhouse.wiring.control import (
 )
 from tollhouse.wiring.core import Core, open_core, operator_token
 from tollhouse.wiring.events import event_duties, make_events
-from tollhouse.wiring.workers import JobParts, make_jobs, serves_jobs, trust_own_worker, working
+from tollhouse.wiring.workers import JobParts, job_duties, make_jobs, trust_own_worker, working
 
 _LOG = structlog.get_logger("tollhouse.start")
 
@@ -68,6 +69,7 @@ class Service(msgspec.Struct, frozen=True):
     Attributes:
         app: everything but completion calls.
         endpoint: completion calls.
+        worker_endpoint: those of this process's own worker; None where it has none.
         describe: tells commands on this machine where the process serves.
         operator_token: a super-admin key for these commands; it ends with the process.
         end_streams: ends what clients follow for as long as they like; the process is to stop.
@@ -76,6 +78,7 @@ class Service(msgspec.Struct, frozen=True):
 
     app: AsgiApp
     endpoint: CompletionEndpoint
+    worker_endpoint: CompletionEndpoint | None
     describe: Callable[[Owner], None]
     operator_token: str
     begin_work: Callable[[str], None]
@@ -116,6 +119,8 @@ async def open_service(
         _show(core.metrics, guards, reachability, shedder)
         reconciliation = make_reconciliation(config, core, lambda: known_prices(prices))
         events = make_events(config, core)
+        jobs = make_jobs(config, core.engine, clock, _plan(planner, clock))
+        worker_key = trust_own_worker(config, secrets, core.engine.keyring)
         duties = (
             *core.engine.duties,
             core.uses.keep_writing,
@@ -125,6 +130,7 @@ async def open_service(
             shedder.watch,
             reachability.keep_looking,
             *event_duties(config, core, events),
+            *job_duties(jobs, core.metrics),
         )
         expire = partial(reconciliation.expire, config.ledger.unknown_hold_hours)
         house = asyncio.create_task(keep_house(core.engine.ledger, core.engine.reserved, clock, expire, duties))
@@ -133,13 +139,13 @@ async def open_service(
         stack.callback(house.cancel)
         routes = Routes(core.engine.keyring, planner, pipeline, apis=CLIENT_APIS, gemini=GEMINI_VERBS)
         endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses, shedder)
-        jobs = make_jobs(config, core.engine, clock, _plan(planner, clock))
-        begin_work = _start_worker(config, secrets, core, jobs, stack)
+        own = None if worker_key is None else WorkerEndpoint(endpoint, worker_key)
+        begin_work = _start_worker(config, worker_key, jobs, stack)
         listing = ModelListing(models, core.engine.database)
         plane = assemble_control_plane(core, jobs, events, reconciliation, listing, reachability, guards, shedder)
         plane = answering_the_edge(plane, core.engine.keyring, events.notifications.tokens, clock)
         app, end_streams = telling_events(plane, events.notifications, clock), events.notifications.feed.close
-        yield Service(app, endpoint, core.engine.describe, operator_token(core), begin_work, end_streams)
+        yield Service(app, endpoint, own, core.engine.describe, operator_token(core), begin_work, end_streams)
 
 
 def _show(metrics: Metrics, guards: Guards, reachability: Reachability, shedder: LoadShedder) -> None:
@@ -157,21 +163,16 @@ def _plan(planner: Planner, clock: Clock) -> Plan:
     return plan
 
 
-def _start_worker(
-    config: Config, secrets: Secrets, core: Core, jobs: JobParts, stack: AsyncExitStack
-) -> Callable[[str], None]:
+def _start_worker(config: Config, api_key: str | None, jobs: JobParts, stack: AsyncExitStack) -> Callable[[str], None]:
     """Return what starts the worker of a process that serves, once it is told where that is; it ends with the stack."""
-    if not serves_jobs(config):
-        return lambda _: None
-    api_key = trust_own_worker(config, secrets, core.engine.keyring)
-    if api_key is None or (config.jobs.url is None and config.server.tls_certificate is not None):
-        missing = "api_key, its service key" if api_key is None else "url, by which its certificate is known"
-        _LOG.error("no worker runs here, and jobs wait for others", missing=f"[jobs] {missing}")
+    if api_key is None:
         return lambda _: None
     serving_at = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
-        async with working(config, jobs, config.jobs.url or await serving_at, api_key):
+        url = config.jobs.url or await serving_at
+        async with working(config, jobs, url, api_key):
+            _LOG.info("running jobs", url=url)
             await asyncio.Event().wait()
 
     async def stop() -> None:

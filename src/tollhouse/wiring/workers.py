@@ -4,13 +4,12 @@ import asyncio
 import base64
 import os
 import platform
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError, Unavailable
@@ -20,20 +19,28 @@ from tollhouse.jobs.scheduling import Schedules
 from tollhouse.jobs.sealing import DIGEST_PURPOSE, SEAL_PURPOSE, Seal
 from tollhouse.jobs.service import Jobs, Plan, ReportRules
 from tollhouse.jobs.templating import load_templates
+from tollhouse.jobs.watch import JobWatch
 from tollhouse.keys.model import Principal
 from tollhouse.keys.pepper import StoredPepper
 from tollhouse.keys.service import Keyring, open_keyring
 from tollhouse.kit.clock import Clock
 from tollhouse.storage.database import Database
+from tollhouse.telemetry.jobs import job_metrics
+from tollhouse.telemetry.metrics import Metrics
 from tollhouse.wiring.engines import Engine
 
 if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
     from tollhouse.jobs.worker import Worker
 
 WORKER_KEY_ID = "worker"
 """How the key of an embedded database's own worker is named in ledger and audit log."""
+_NO_KEY = (
+    "[jobs] api_key: is missing: expected env:NAME or file:/path with a service key, which `tollhouse key create "
+    "--service worker` makes"
+)
 _WORKER_KEY_PURPOSE = b"tollhouse jobs: worker key"
-_LOG = structlog.get_logger("tollhouse.start")
 
 
 class JobParts(msgspec.Struct, frozen=True):
@@ -44,6 +51,7 @@ class JobParts(msgspec.Struct, frozen=True):
     jobs: Jobs
     dead_letters: DeadLetters
     schedules: Schedules
+    watch: JobWatch
 
 
 def make_jobs(config: Config, engine: Engine, clock: Clock, plan: Plan | None = None) -> JobParts:
@@ -62,22 +70,36 @@ def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, p
     queue, seal = JobQueue(database, clock, queue_rules), Seal(keyring.derive(SEAL_PURPOSE))
     jobs = Jobs(database, queue, seal, keyring.derive(DIGEST_PURPOSE), clock, templates, rules, plan)
     dead_letters = DeadLetters(database, queue, clock)
-    return JobParts(queue, seal, jobs, dead_letters, Schedules(database, queue, seal, jobs, clock, queue.time_ms))
+    schedules = Schedules(database, queue, seal, jobs, clock, queue.time_ms)
+    return JobParts(queue, seal, jobs, dead_letters, schedules, JobWatch(database, queue))
 
 
-def serves_jobs(config: Config) -> bool:
-    """Whether ``serve`` runs a worker too."""
-    return config.database.is_embedded if config.jobs.in_serve is None else config.jobs.in_serve
+def job_duties(parts: JobParts, metrics: Metrics) -> tuple[Callable[[], Awaitable[None]], ...]:
+    """Return what a process that serves callers of jobs does all the time, and show it in the metrics."""
+
+    def collect() -> Iterable["Metric"]:
+        state = parts.watch.state
+        return () if state is None else job_metrics(state.depths, state.overdue_s, state.workers, state.totals)
+
+    metrics.add(collect)
+    return (parts.watch.keep_looking,)
 
 
 def trust_own_worker(config: Config, secrets: Secrets, keyring: Keyring) -> str | None:
-    """Return the key that the worker of ``serve`` calls with; None where none is configured and none can be derived.
+    """Return the key that the worker of ``serve`` calls with; None where that has none.
 
     It has to be the same after a restart, since the answers kept for its calls are its own. Of an embedded database it
     can be derived from the pepper, which is not in the database.
+
+    Raises:
+        StartError: there is to be one, and it has no key.
     """
-    if secrets.worker_key is not None or not config.database.is_embedded:
+    if not config.serves_jobs:
+        return None
+    if secrets.worker_key is not None:
         return secrets.worker_key
+    if not config.database.is_embedded:
+        raise StartError(_NO_KEY)
     key = "th_" + base64.urlsafe_b64encode(keyring.derive(_WORKER_KEY_PURPOSE)).decode().rstrip("=")
     keyring.trust(key, Principal(WORKER_KEY_ID, WORKER_KEY_ID, "service", None))
     return key
@@ -86,7 +108,7 @@ def trust_own_worker(config: Config, secrets: Secrets, keyring: Keyring) -> str 
 @asynccontextmanager
 async def working(config: Config, parts: JobParts, url: str, api_key: str) -> AsyncIterator["Worker"]:
     """Run a worker in the background for as long as the context lasts; leaving it finishes what is under way."""
-    worker, close = await _worker(config, parts, url, api_key)
+    worker, close = _worker(config, parts, url, api_key)
     if config.database.is_embedded:
         # Whoever held something is gone: this process alone has the database.
         await parts.queue.take_back_all()
@@ -99,24 +121,31 @@ async def working(config: Config, parts: JobParts, url: str, api_key: str) -> As
         await close()
 
 
-async def _worker(
-    config: Config, parts: JobParts, url: str, api_key: str
-) -> tuple["Worker", Callable[[], "asyncio.Future[None]"]]:
+def _worker(config: Config, parts: JobParts, url: str, api_key: str) -> tuple["Worker", Callable[[], Awaitable[None]]]:
+    """Return a worker, and what closes the connections that it calls by."""
     # Not on the way of those who serve without a worker.
-    from tollhouse.jobs.calling import ServiceCaller
+    from tollhouse.jobs.calling import CallerSettings, ServiceCaller
+    from tollhouse.jobs.isolation import IsolatedCaller
     from tollhouse.jobs.worker import Worker, WorkerRules
 
     settings = config.jobs
     rules = WorkerRules(
         settings.concurrency, settings.max_tries, settings.retry_pause_s, settings.poll_s, settings.stop_timeout_s
     )
+    called = CallerSettings(url, api_key, settings.ca_file)
     try:
-        caller = ServiceCaller(url, api_key, max_calls=settings.concurrency, ca_file=settings.ca_file)
+        caller = ServiceCaller(called, max_calls=settings.concurrency)
     except (ValueError, OSError) as error:
         raise StartError(f"[jobs] url, api_key, ca_file: {error}") from error
-    name = f"{platform.node()}:{os.getpid()}"
-    worker = Worker(name, parts.queue, parts.seal, caller, rules, parts.schedules.fire_due)
-    return worker, lambda: asyncio.ensure_future(caller.close())
+    # Process ids come again, in containers at each start; under its name a worker must not be taken for one before it.
+    name = f"{platform.node()}:{os.getpid()}:{os.urandom(4).hex()}"
+    isolated, fire_due = IsolatedCaller(called), parts.schedules.fire_due
+
+    async def close() -> None:
+        await isolated.close()
+        await caller.close()
+
+    return Worker(name, parts.queue, parts.seal, caller, rules, isolated=isolated, fire_due=fire_due), close
 
 
 @asynccontextmanager
@@ -128,10 +157,7 @@ async def open_worker(config: Config, secrets: Secrets, clock: Clock) -> AsyncIt
             "a PostgreSQL database for workers of their own"
         )
     if secrets.worker_key is None:
-        raise StartError(
-            "[jobs] api_key: is missing: expected env:NAME or file:/path with a service key, which "
-            "`tollhouse key create --service worker` makes"
-        )
+        raise StartError(_NO_KEY)
     from tollhouse.storage.postgres.control import shown
     from tollhouse.storage.postgres.database import PostgresDatabase
 
@@ -144,7 +170,7 @@ async def open_worker(config: Config, secrets: Secrets, clock: Clock) -> AsyncIt
         except Unavailable as error:
             raise StartError(f"{shown(settings.url)}: cannot be used as a database: {error}") from error
         parts = _parts(config, database, keyring, clock, None)
-        worker, close = await _worker(config, parts, service_url(config), secrets.worker_key)
+        worker, close = _worker(config, parts, service_url(config), secrets.worker_key)
         try:
             yield worker
         finally:

@@ -9,6 +9,7 @@ from harness.jobs import Queue, run_on_queue
 from tollhouse.errors import Conflict, IdempotencyMismatch, NotFound
 from tollhouse.jobs.model import Failure, Job
 from tollhouse.jobs.queue import CRASHED, QueueRules
+from tollhouse.jobs.watch import look
 
 BUSY = Failure("ai_timeout", "it took too long")
 
@@ -47,9 +48,8 @@ def test_tenants_take_turns_however_many_jobs_one_has(tmp_path):
         await queue.put("one")
         for _ in range(3):
             await queue.put("few")
-        order = [job.tenant_id for job in await claimed(queue, 8)]
-        assert order.index("one") < 2
-        assert order == ["few", "one", "many", "few", "many", "few", "many", "many"]
+        assert Counter(job.tenant_id for job in await claimed(queue, 3)) == {"one": 1, "few": 1, "many": 1}
+        assert Counter(job.tenant_id for job in await claimed(queue, 5)) == {"few": 2, "many": 3}
 
     run_on_queue(tmp_path, work)
 
@@ -76,7 +76,6 @@ def test_priority_orders_a_tenants_own_jobs_and_nobody_elses(tmp_path):
         usual, other = await queue.put("a"), await queue.put("b")
         order = [job.job_id for job in await claimed(queue, 9)]
         assert [job_id for job_id in order if job_id != other.job_id] == [high.job_id, usual.job_id, low.job_id]
-        assert order.index(other.job_id) < 2
 
     run_on_queue(tmp_path, work)
 
@@ -130,7 +129,7 @@ def test_what_a_dead_worker_held_is_anothers_and_the_dead_one_writes_nothing(tmp
         assert (alive.attempts, alive.crashes, alive.tries) == (2, 1, 1)
         for write in (queue.complete(dead, b"late"), queue.fail(dead, BUSY), queue.try_again(dead, 0)):
             assert not await write
-        assert await queue.beat({dead.job_id: dead.run}) == set()
+        assert await queue.beat("dead") == {}
         assert await queue.complete(alive, b"in time")
         assert not await queue.complete(alive, b"twice")
         assert [word for word, _ in await queue.told()].count("job.completed") == 1
@@ -138,18 +137,36 @@ def test_what_a_dead_worker_held_is_anothers_and_the_dead_one_writes_nothing(tmp
     run_on_queue(tmp_path, work)
 
 
-def test_a_heartbeat_prolongs_the_leases_that_a_worker_still_has(tmp_path):
+def test_a_heartbeat_prolongs_the_lease_of_all_that_a_worker_holds(tmp_path):
+    async def work(queue: Queue) -> None:
+        for _ in range(3):
+            await queue.put()
+        mine = await claimed(queue, 2, "mine")
+        other = await claimed(queue, 1, "other")
+        queue.clock.advance(20)
+        assert await queue.beat("mine") == {job.job_id: job.run for job in mine}
+        queue.clock.advance(15)
+        assert await queue.take_back_lapsed() == 1
+        assert (await queue.find(other[0].job_id)).state == "queued"
+        assert len(await queue.beat("mine")) == 2
+        # A claim is as good as a heartbeat.
+        queue.clock.advance(29)
+        assert len(await claimed(queue, 1, "mine")) == 1
+        queue.clock.advance(29)
+        assert await queue.take_back_lapsed() == 0
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_worker_that_leaves_returns_what_it_holds(tmp_path):
     async def work(queue: Queue) -> None:
         for _ in range(2):
             await queue.put()
-        mine, lost = await claimed(queue, 2)
-        queue.clock.advance(20)
-        runs = {mine.job_id: mine.run}
-        assert await queue.beat(runs) == set(runs)
-        queue.clock.advance(15)
-        assert await queue.take_back_lapsed() == 1
-        assert (await queue.find(lost.job_id)).state == "queued"
-        assert await queue.beat({**runs, lost.job_id: lost.run}) == set(runs)
+        held = await claimed(queue, 2, "w")
+        await queue.leave("w")
+        assert [(await queue.find(job.job_id)).attempts for job in held] == [0, 0]
+        assert not await queue.complete(held[0], b"late")
+        assert len(await claimed(queue, 2)) == 2
 
     run_on_queue(tmp_path, work)
 
@@ -161,10 +178,82 @@ def test_a_job_that_three_workers_died_with_is_set_aside(tmp_path):
             assert await queue.next() is not None
             queue.clock.advance(31)
             assert await queue.take_back_lapsed() == 1
+            queue.clock.advance(31)
         found = await queue.find(job.job_id)
         assert (found.state, found.error_code, found.crashes, found.attempts) == ("failed", CRASHED, 3, 3)
         assert (await queue.told())[-1] == ("job.failed", job.job_id)
         assert await queue.next() is None
+
+    run_on_queue(tmp_path, work)
+
+
+def test_what_dies_beside_others_is_innocent_until_it_dies_alone(tmp_path):
+    async def work(queue: Queue) -> None:
+        for _ in range(2):
+            await queue.put()
+        for death in range(1, 6):
+            held = await claimed(queue, 2)
+            assert {(job.attempts, job.crashes, job.interruptions) for job in held} == {(1, 0, death - 1)}
+            queue.clock.advance(31)
+            assert await queue.take_back_lapsed() == 2
+            queue.clock.advance(61)
+        poison, innocent = await claimed(queue, 2)
+        assert await queue.complete(innocent, b"")
+        for _ in range(3):
+            assert await queue.crashed(poison)
+            queue.clock.advance(100)
+            held = await claimed(queue, 1)
+            assert len(held) == (0 if (await queue.find(poison.job_id)).is_over else 1)
+            poison = held[0] if held else poison
+        found = await queue.find(poison.job_id)
+        assert (found.state, found.error_code, found.crashes) == ("failed", CRASHED, 3)
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_try_that_did_no_harm_clears_a_job(tmp_path):
+    async def work(queue: Queue) -> None:
+        for _ in range(2):
+            await queue.put()
+        await claimed(queue, 2)
+        queue.clock.advance(31)
+        await queue.take_back_lapsed()
+        first, second = await claimed(queue, 2)
+        await queue.try_again(first, 0)
+        await queue.wait(second, 0)
+        assert (await queue.find(first.job_id)).interruptions == 0
+        assert (await queue.find(second.job_id)).interruptions == 1
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_job_that_is_there_whenever_machines_die_is_set_aside_in_the_end(tmp_path):
+    async def work(queue: Queue) -> None:
+        jobs = [await queue.put() for _ in range(2)]
+        deaths = 0
+        while await claimed(queue, 2):
+            queue.clock.advance(31)
+            await queue.take_back_lapsed()
+            queue.clock.advance(61)
+            deaths += 1
+        assert deaths == 30
+        assert {(await queue.find(job.job_id)).error_code for job in jobs} == {CRASHED}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_the_clock_of_leases_may_jump(tmp_path):
+    async def work(queue: Queue) -> None:
+        await queue.put()
+        held = await queue.next("w")
+        assert held is not None
+        queue.clock.advance(3600)
+        assert await queue.beat("w") == {held.job_id: held.run}
+        assert await queue.take_back_lapsed() == 0
+        queue.clock.advance(-7200)
+        assert await queue.beat("w") == {held.job_id: held.run}
+        queue.clock.advance(31)
+        assert await queue.take_back_lapsed() == 1
 
     run_on_queue(tmp_path, work)
 
@@ -261,6 +350,58 @@ def test_of_a_job_under_way_the_parts_that_wait_are_cancelled(tmp_path):
     run_on_queue(tmp_path, work)
 
 
+def test_a_part_that_was_under_way_is_not_tried_again_once_its_job_is_cancelled(tmp_path):
+    async def work(queue: Queue) -> None:
+        job = await queue.put(parts=3)
+        (held,) = await claimed(queue, 1)
+        await queue.cancel(job.job_id)
+        assert await queue.try_again(held, 0)
+        assert await queue.next() is None
+        assert await queue.states() == {"cancelled": 4}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_what_came_of_a_call_is_lost_and_the_next_try_is_a_new_call(tmp_path):
+    async def work(queue: Queue) -> None:
+        job = await queue.put()
+        for key, anew in ((job.job_id, False), (job.job_id, True), (f"{job.job_id}.1", True)):
+            held = await queue.next()
+            assert held is not None
+            assert held.idempotency_key == key
+            await queue.try_again(held, 0, anew=anew)
+        held = await queue.next()
+        assert held is not None
+        assert (held.generation, held.attempts) == (2, 4)
+        await queue.renew(held)
+        held = await queue.next()
+        assert held is not None
+        assert (held.generation, held.attempts) == (3, 4)
+
+    run_on_queue(tmp_path, work)
+
+
+def test_how_runs_ended_is_counted(tmp_path):
+    async def work(queue: Queue) -> None:
+        for _ in range(4):
+            await queue.put()
+        complete, failed, again, _ = await claimed(queue, 4)
+        await queue.complete(complete, b"")
+        await queue.fail(failed, BUSY)
+        await queue.try_again(again, 60)
+        for _ in range(2):
+            await queue.beat("w")
+        state = await queue.database.read(lambda connection: look(connection, queue.clock.now_ms()))
+        assert state.totals == {("ai-jobs", name): 1 for name in ("complete", "failed", "tried_again")}
+        assert state.depths == {("ai-jobs", name): 1 for name in ("queued", "processing", "failed")}
+        assert (state.workers, state.overdue_s) == (1, {"ai-jobs": 0.0})
+        queue.clock.advance(70)
+        state = await queue.database.read(lambda connection: look(connection, queue.clock.now_ms()))
+        assert (state.workers, state.overdue_s) == (0, {"ai-jobs": 10.0})
+
+    run_on_queue(tmp_path, work)
+
+
 def test_what_failed_is_tried_again_under_another_key(tmp_path):
     async def work(queue: Queue) -> None:
         job = await queue.put()
@@ -343,5 +484,44 @@ def test_workers_that_claim_at_once_never_get_the_same_job(tmp_path):
             await asyncio.gather(*(worker(f"w{number}") for number in range(6)))
         assert len(set(taken)) == len(taken) == 60
         assert await queue.states() == {"complete": 60}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_ten_thousand_jobs_of_one_tenant_do_not_keep_another_waiting(tmp_path):
+    async def work(queue: Queue) -> None:
+        await queue.put("many", parts=10_000)
+        await claimed(queue, 8)
+        job = await queue.put("one")
+        await queue.put("many", priority=100)
+        assert job.job_id in [each.job_id for each in await claimed(queue, 2)]
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_job_is_cancelled_or_claimed_and_never_both(tmp_path):
+    async def work(queue: Queue) -> None:
+        jobs = [await queue.put(f"tenant {number % 3}") for number in range(30)]
+
+        async def cancel(job: Job) -> bool:
+            try:
+                await queue.cancel(job.job_id)
+            except Conflict:
+                return False
+            return True
+
+        async with asyncio.timeout(60):
+            ended, taken = await asyncio.gather(
+                asyncio.gather(*(cancel(job) for job in jobs)),
+                asyncio.gather(*(claimed(queue, 2, f"w{number}") for number in range(10))),
+            )
+        cancelled = {job.job_id for job, is_cancelled in zip(jobs, ended, strict=True) if is_cancelled}
+        held = [job for some in taken for job in some]
+        assert len(held) == len({job.job_id for job in held})
+        assert not cancelled & {job.job_id for job in held}
+        for job in held:
+            assert await queue.complete(job, b"")
+        left = await claimed(queue, 30)
+        assert len(cancelled) + len(held) + len(left) == 30
 
     run_on_queue(tmp_path, work)

@@ -10,6 +10,7 @@ from harness.jobs import Queue, run_on_queue
 from tollhouse.client import errors
 from tollhouse.jobs.calling import TryFailed, _failure, _verdict
 from tollhouse.jobs.model import Failure
+from tollhouse.jobs.queue import CRASHED, QueueRules
 from tollhouse.jobs.sealing import Seal
 from tollhouse.jobs.worker import Worker, WorkerRules
 
@@ -31,7 +32,7 @@ class Scripted:
         self.at_once: list[int] = []
 
     async def call(self, request: bytes, idempotency_key: str) -> bytes:
-        assert request == b"request of " + idempotency_key.encode()
+        assert request == b"request of " + idempotency_key.partition(".")[0].encode()
         self.calls.append(idempotency_key)
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
         self.under_way += 1
@@ -51,9 +52,11 @@ async def put(queue: Queue, number: int, **changes):
     return await queue.put(job_id=job_id, sealed_request=request, **changes)
 
 
-async def work_until(queue: Queue, caller: Scripted, is_over: Callable[[], Awaitable[bool]], rules=RULES) -> None:
+async def work_until(
+    queue: Queue, caller: Scripted, is_over: Callable[[], Awaitable[bool]], rules=RULES, isolated=None
+) -> None:
     """Run a worker until something is so."""
-    worker = Worker("w", queue, SEAL, caller, rules)
+    worker = Worker("w", queue, SEAL, caller, rules, isolated=isolated)
     running = asyncio.create_task(worker.run())
     async with asyncio.timeout(30):
         while not await is_over():
@@ -69,8 +72,8 @@ def all_are(queue: Queue, state: str) -> Callable[[], Awaitable[bool]]:
     return are
 
 
-def failing(verdict, code="ai_timeout", retry_after_s=None) -> TryFailed:
-    return TryFailed(verdict, Failure(code, "it did not work"), retry_after_s)
+def failing(verdict, code="ai_timeout", retry_after_s=None, *, is_unknown=False) -> TryFailed:
+    return TryFailed(verdict, Failure(code, "it did not work"), retry_after_s, is_unknown=is_unknown)
 
 
 def test_jobs_are_run_as_many_at_once_as_allowed(tmp_path):
@@ -126,6 +129,55 @@ def test_what_no_try_could_change_ends_at_the_first(tmp_path):
         assert (found.attempts, found.error_code, len(caller.calls)) == (1, "ai_budget_exceeded", 1)
 
     run_on_queue(tmp_path, work)
+
+
+def test_a_call_whose_outcome_is_unknown_is_followed_by_a_new_one(tmp_path):
+    async def work(queue: Queue) -> None:
+        job = await put(queue, 1)
+        caller = Scripted(failing("again"), failing("lost"), failing("again", is_unknown=True), b"{}")
+        await work_until(queue, caller, all_are(queue, "complete"))
+        keys = [job.job_id, job.job_id, f"{job.job_id}.1", f"{job.job_id}.2"]
+        assert caller.calls == keys
+        assert (await queue.find(job.job_id)).attempts == 3
+
+    run_on_queue(tmp_path, work)
+
+
+def test_what_was_interrupted_beside_others_is_run_apart_and_shows_whose_doing_it_was(tmp_path):
+    async def work(queue: Queue) -> None:
+        for number in range(3):
+            await put(queue, number)
+        assert len(await queue.claim("dead", 2)) == 2
+        queue.clock.advance(31)
+        await queue.take_back_lapsed()
+        caller, isolated = Scripted(b"{}"), Scripted(b"{}", failing("crashed", CRASHED))
+
+        async def is_over() -> bool:
+            queue.clock.advance(1)
+            return await queue.states() == {"complete": 2, "failed": 1}
+
+        await work_until(queue, caller, is_over, isolated=isolated)
+        assert caller.calls == ["job_of_0002"]
+        innocent, poison = isolated.calls[:2]
+        assert isolated.calls == [innocent, *[poison] * 3]
+        found = await queue.find(poison)
+        assert (found.error_code, found.crashes, found.interruptions) == (CRASHED, 3, 1)
+        assert (await queue.find(innocent)).attempts == 1
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_worker_returns_what_it_holds_and_was_never_told_of(tmp_path):
+    async def work(queue: Queue) -> None:
+        for number in range(2):
+            await put(queue, number)
+        # As if the answer to its claim had been lost.
+        await queue.claim("w", 1)
+        await work_until(queue, Scripted(b"{}"), all_are(queue, "complete"))
+        found = await queue.find("job_of_0000")
+        assert (found.attempts, found.crashes, found.interruptions, found.run) == (1, 0, 0, 2)
+
+    run_on_queue(tmp_path, work, QueueRules(lease_s=0.3))
 
 
 def test_while_the_service_is_away_jobs_wait_and_one_call_at_a_time_looks_for_it(tmp_path):
@@ -209,6 +261,8 @@ def test_a_worker_that_stops_finishes_what_it_holds_and_returns_the_rest(tmp_pat
         (errors.IdempotencyInFlight("m", status=409), "wait"),
         (errors.RequestTimeout("m", status=408), "again"),
         (errors.CallTimeout("m", status=504), "again"),
+        (errors.CallTimeout("m", status=504, may_be_billed=True, replayed=True), "lost"),
+        (errors.Unavailable("m", status=503, may_be_billed=True), "again"),
         (errors.InternalError("m", status=500), "again"),
         (errors.ConnectionLost("m"), "again"),
         (errors.DeadlineExceeded("m"), "again"),

@@ -1,0 +1,78 @@
+"""Calls in processes of their own: what they bring back, and what is known when they die."""
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from harness import poison
+from harness.service import free_port
+from tollhouse.jobs.calling import CallerSettings, TryFailed
+from tollhouse.jobs.isolation import IsolatedCaller
+
+pytestmark = pytest.mark.engine("sqlite")
+
+REQUEST = b'{"model":"m","user_message":"hello"}'
+
+
+def failure_of(request: bytes) -> TryFailed:
+    async def work() -> None:
+        caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{free_port()}", "th_key"))
+        try:
+            await caller.call(request, "job_1")
+        finally:
+            await caller.close()
+
+    with pytest.raises(TryFailed) as raised:
+        asyncio.run(work())
+    return raised.value
+
+
+def test_what_came_of_a_call_is_told_as_it_was_there():
+    failed = failure_of(REQUEST)
+    assert (failed.verdict, failed.failure.code) == ("away", "ai_unavailable")
+
+
+def test_a_process_that_ends_without_a_word_has_crashed(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(poison.__path__[0])))
+    failed = failure_of(REQUEST.replace(b"hello", b"poison"))
+    assert (failed.verdict, failed.failure.message) == ("crashed", "the process that ran it ended with -9")
+
+
+def test_a_process_makes_one_call_after_another():
+    async def work() -> None:
+        caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{free_port()}", "th_key"))
+        used = set()
+        for _ in range(3):
+            with pytest.raises(TryFailed):
+                await caller.call(REQUEST, "job_1")
+            used |= set(_children())
+        assert len(used) == 1
+        await caller.close()
+        assert _children() == []
+
+    asyncio.run(work())
+
+
+def test_a_call_that_is_given_up_leaves_no_process_behind():
+    async def work(port: int) -> list[int]:
+        caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{port}", "k"))
+        calling = asyncio.create_task(caller.call(REQUEST, "j"))
+        async with asyncio.timeout(30):
+            while not (found := _children()):
+                await asyncio.sleep(0.01)
+        calling.cancel()
+        await asyncio.wait({calling})
+        return found
+
+    # Nobody answers there.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (child,) = asyncio.run(work(server.getsockname()[1]))
+    assert not Path(f"/proc/{child}").exists()
+
+
+def _children() -> list[int]:
+    pids = [int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    return [pid for pid in pids if b"tollhouse.jobs.isolation" in Path(f"/proc/{pid}/cmdline").read_bytes()]
