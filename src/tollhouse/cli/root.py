@@ -15,6 +15,7 @@ from tollhouse.cli.migrate import migrate
 from tollhouse.cli.notifier import notifier
 from tollhouse.cli.options import Root
 from tollhouse.cli.reconcile import reconcile
+from tollhouse.cli.schedules import schedules
 from tollhouse.cli.serve import serve
 from tollhouse.cli.tenants import tenant
 from tollhouse.cli.usage import usage
@@ -34,7 +35,8 @@ def root() -> None:
 
 
 for _command in (
-    demo, serve, worker, notifier, migrate, doctor, tenant, feature, key, budget, usage, jobs, webhook, reconcile,
+    demo, serve, worker, notifier, migrate, doctor, tenant, feature, key, budget, usage, jobs, schedules, webhook,
+    reconcile,
     audit, verify, edge,
 ):  # fmt: skip
     root.add_command(_command)

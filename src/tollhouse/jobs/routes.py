@@ -113,11 +113,13 @@ class ScheduleRoutes(Controller):
         self,
         request: _Request,
         schedules: NamedDependency[Schedules],
-        tenant_id: Annotated[str | None, QueryParameter(description="by default the key's only tenant")] = None,
+        tenant_id: Annotated[
+            str | None, QueryParameter(description="by default the key's only tenant; a super-admin's are all")
+        ] = None,
     ) -> ScheduleList:
         """Return a tenant's schedules."""
         asked = tenant_id or request.user.only_tenant
-        if asked is None:
+        if asked is None and not request.user.is_super_admin:
             raise InvalidRequest("tenant_id: is required, as this key is not bound to one tenant")
         return await schedules.of_tenant(_reader(request), asked)
 

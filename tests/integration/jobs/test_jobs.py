@@ -185,3 +185,47 @@ def test_what_is_asked_and_answered_is_not_readable_in_the_database(service, fak
     assert b"canary-of-the-answer" not in stored
     assert b"canary-of-the-prompt" not in stored
     assert "canary-of" not in service.log()
+
+
+def test_metrics_and_the_doctor_tell_how_the_queue_stands(service, fake, over):
+    tenant = service.tenant()
+    fake.behave(Behaviour(content="done"))
+    job_id = submit(service, body_for(tenant), service.new_key()["key"])
+    over(service, job_id)
+
+    def told() -> str:
+        text = service.request("GET", "/metrics").body.decode()
+        return text if 'tollhouse_job_runs_total{outcome="complete",queue="ai-jobs"}' in text else ""
+
+    assert "tollhouse_job_workers 1.0" in eventually(told)
+    found = {each["check"]: each for each in json.loads(service.run("doctor", "--json").stdout)}
+    assert found["jobs"]["status"] == "ok"
+    assert "1 workers are alive" in found["jobs"]["message"]
+
+
+def test_schedules_are_made_listed_and_deleted_by_command(service, tmp_path):
+    tenant = service.tenant()
+    body = tmp_path / "job.json"
+    body.write_text(json.dumps(body_for(tenant)))
+    made = service.run(
+        "schedules",
+        "create",
+        "--cron",
+        "0 7 * * MON",
+        "--timezone",
+        "Africa/Kampala",
+        "--name",
+        "weekly",
+        "--job",
+        str(body),
+    )
+    assert "T04:00:00.000Z for the first time" in made.stdout, made
+    schedule_id = made.stdout.split()[0]
+    listed = service.run("schedules", "list", "--tenant", str(tenant)).stdout
+    assert schedule_id in listed
+    assert "weekly" in listed
+    assert schedule_id in service.run("schedules", "list").stdout
+    assert f"{schedule_id} is deleted." in service.run("schedules", "delete", schedule_id).stdout
+    assert service.run("schedules", "list", "--tenant", str(tenant)).stdout == "No schedules.\n"
+    assert "there is no schedule" in service.run("schedules", "delete", schedule_id).stderr
+    assert "expected either --job or --report" in service.run("schedules", "create", "--cron", "@daily").stderr

@@ -41,6 +41,7 @@ def _examine(options: Options) -> list["Finding"]:
 
     from tollhouse.apps.tls import tls_settings
     from tollhouse.cli.doctor.finding import failed, ok, warning
+    from tollhouse.cli.doctor.jobs import examine_jobs
     from tollhouse.cli.doctor.machine import examine_database, examine_open_files, examine_pepper
     from tollhouse.cli.doctor.providers import examine_providers
     from tollhouse.config import resolve_secrets
@@ -72,6 +73,7 @@ def _examine(options: Options) -> list["Finding"]:
         instance = configured_instance(config.server)
         if instance is not None:
             findings += examine_instance(instance, has_to_run=False)
+    findings += examine_jobs(config, SystemClock())
     findings.append(examine_open_files(config))
     tls = tls_settings(config.server)
     if tls is not None:
