@@ -12,6 +12,7 @@ from bench.followers import followers
 from bench.guarded import guardrails
 from bench.instructions import instructions
 from bench.limits import limits
+from bench.queueing import jobs
 from bench.service import Build
 from bench.streams import streams
 
@@ -24,6 +25,7 @@ CASES = {
     "limits": limits,
     "guardrails": guardrails,
     "instructions": instructions,
+    "jobs": jobs,
     "tenants": tenants,
     "ledger": ledger,
     "memory": memory,
@@ -38,7 +40,7 @@ def main() -> int:
     build = Build(arguments.python, arguments.source)
     plan = Plan(build)
     if arguments.quick:
-        plan = Plan(build, rounds=1, duration_s=2, ledger_rows=200_000, tenants=10_000, memory_calls=20_000)
+        plan = Plan(build, rounds=1, duration_s=2, ledger_rows=200_000, tenants=10_000, memory_calls=20_000, jobs=500)
     rows: list[Row] = []
     for name in arguments.cases or CASES:
         with opened(plan) as bench:

@@ -35,6 +35,7 @@ class Plan(msgspec.Struct, frozen=True):
     ledger_rows: int = 5_000_000
     tenants: int = 100_000
     memory_calls: int = 200_000
+    jobs: int = 2000
 
 
 class Row(msgspec.Struct, frozen=True):

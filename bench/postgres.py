@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.processes import children, cpu_s
+from bench.processes import children, cpu_s, ended_cpu_s
 from harness.postgres import PostgresServer
 
 _numbers = itertools.count(1)
@@ -41,3 +41,7 @@ class Postgres:
         """Return the CPU seconds of all the server's processes that run now."""
         postmaster = self._server.process.pid
         return sum(cpu_s(pid) for pid in (postmaster, *children(postmaster)))
+
+    def all_cpu_s(self) -> float:
+        """Return the same with that of its processes that have ended."""
+        return self.cpu_s() + ended_cpu_s(self._server.process.pid)

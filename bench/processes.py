@@ -14,6 +14,12 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
 
+def ended_cpu_s(pid: int) -> float:
+    """Return the CPU seconds of a process's children that have ended."""
+    fields = _stat(pid)
+    return (int(fields[13]) + int(fields[14])) / _TICKS_PER_S
+
+
 def resident_bytes(pid: int) -> int:
     """Return the memory that a process holds now."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE_BYTES
