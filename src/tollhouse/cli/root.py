@@ -36,7 +36,6 @@ def root() -> None:
 
 for _command in (
     demo, serve, worker, notifier, migrate, doctor, tenant, feature, key, budget, usage, jobs, schedules, webhook,
-    reconcile,
-    audit, verify, edge,
+    reconcile, audit, verify, edge,
 ):  # fmt: skip
     root.add_command(_command)
