@@ -60,6 +60,7 @@ class JobQueue:
         self.time_ms = time_ms or (lambda connection: store.database_ms(connection, clock))
         self.rules = rules
         self.arrived = asyncio.Event()
+        self._found_none = False
         self.ended = totals.Counts()
 
     async def add(self, job: NewJob) -> Job:
@@ -85,18 +86,25 @@ class JobQueue:
 
     async def claim(self, worker: str, most: int) -> list[Claimed]:
         """Give a worker up to so many jobs, whose turn it is, and prolong its lease."""
+        # Idle workers look often: by reading, so that on the embedded database no call waits for them.
+        if self._found_none and not await self._database.read(self._is_anyone_waiting):
+            return []
 
         def work(connection: sa.Connection) -> list[Claimed]:
             now_ms, now = self.time_ms(connection), self._now()
             if not store.is_anyone_waiting(connection, now_ms):
-                # Idle workers look often, and write nothing.
                 return []
             leases.prolong(connection, worker, self._lease_ms(now_ms), now)
             claimed, begun = store.claim(connection, worker, most, now_ms=now_ms, now=now)
             self._tell_all(connection, begun, "started")
             return claimed
 
-        return await self._database.write(work)
+        claimed = await self._database.write(work)
+        self._found_none = not claimed
+        return claimed
+
+    def _is_anyone_waiting(self, connection: sa.Connection) -> bool:
+        return store.is_anyone_waiting(connection, self.time_ms(connection))
 
     async def beat(self, worker: str) -> Mapping[str, int]:
         """Prolong a worker's lease, and add to the totals; return the runs of all that it holds, by the jobs' ids."""

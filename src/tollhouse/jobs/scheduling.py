@@ -169,11 +169,17 @@ class Schedules:
         What was missed while no worker ran is made up for once, however often it was missed.
         """
         fired = 0
+        if not await self._database.read(self._is_any_due):
+            return fired
         while some := await self._database.write(self._fire_some):
             fired += some
         if fired:
             self._queue.arrived.set()
         return fired
+
+    def _is_any_due(self, connection: sa.Connection) -> bool:
+        due = sa.select(_ROW.schedule_id).where(_ROW.next_ms <= self._time_ms(connection)).limit(1)
+        return connection.scalar(due) is not None
 
     def _fire_some(self, connection: sa.Connection) -> int:
         now_ms = self._time_ms(connection)
