@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from tollhouse.errors import InvalidRequest, NotFound, TollhouseError
 from tollhouse.jobs.body import JobBody, ReportBody
+from tollhouse.jobs.model import NewJob
 from tollhouse.jobs.queue import JobQueue
 from tollhouse.jobs.sealing import Seal
 from tollhouse.jobs.service import Jobs, Reader
@@ -115,7 +116,7 @@ class Schedules:
         if not body.name.isprintable():
             raise InvalidRequest("name: expected printable characters only")
         next_time(body.cron, body.timezone, self._clock.now_ms())
-        new, _ = self._jobs.of_body(principal, asked)
+        new = self._jobs.checked(principal, asked)
         # Whose it is must not depend on the key, which may be changed before it fires.
         own = msgspec.structs.replace(asked, tenant_id=new.tenant_id)
         if isinstance(own, JobBody):
@@ -201,19 +202,28 @@ class Schedules:
         return len(rows)
 
     def _fire(self, connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> str | None:
-        """Make a schedule's job; None where it cannot be made any more, which is logged."""
+        """Make a schedule's job; None where it cannot be made any more, which is logged, and holds no other up."""
+        is_revoked = _is_revoked(connection, row.key_id)
         try:
-            if _is_revoked(connection, row.key_id):
+            if is_revoked:
                 raise InvalidRequest("the key that it was made with has been revoked")
-            asked = _decode(self._seal.open(row.schedule_id, row.sealed_request))
-            body = asked.job or asked.report
-            assert body is not None, "one of them was kept"
-            principal = Principal(row.key_id, row.service, "service", frozenset({row.tenant_id}))
-            new, _ = self._jobs.of_body(principal, body)
-            return self._queue.add_within(connection, new).job_id
+            new = self._asked_by(row)
         except TollhouseError as error:
             _LOG.error("a schedule makes no job", schedule_id=row.schedule_id, code=error.code, reason=error.message)
             return None
+        except Exception:  # noqa: BLE001 - such as a body that another version wrote, and this one cannot read
+            _LOG.exception("a schedule makes no job", schedule_id=row.schedule_id)
+            return None
+        return self._queue.add_within(connection, new).job_id
+
+    def _asked_by(self, row: sa.Row[Any]) -> NewJob:
+        """Return the job that a schedule asks for; what its call would be refused for shows when that is made."""
+        asked = _decode(self._seal.open(row.schedule_id, row.sealed_request))
+        body = asked.job or asked.report
+        assert body is not None, "one of them was kept"
+        principal = Principal(row.key_id, row.service, "service", frozenset({row.tenant_id}))
+        new, _ = self._jobs.of_body(principal, body)
+        return new
 
 
 def next_time(cron: str, timezone: str, after_ms: int) -> int:

@@ -116,18 +116,29 @@ class Jobs:
         Raises:
             TollhouseError: what the call itself would be refused for, as far as that is known now.
         """
-        new, _ = self.of_body(principal, body)
+        new, calls = self.of_body(principal, body)
+        self._check_first(principal, calls)
         return await self._add(principal, new, _encode(body), idempotency_key)
 
     async def generate(self, principal: Principal, body: ReportBody, idempotency_key: str | None) -> Accepted:
         """Queue a report; raises as ``submit``, and BudgetExceeded where its completions do not all fit the budget."""
         new, calls = self.of_body(principal, body)
+        self._check_first(principal, calls)
         if new.parts:
             await self._check_budget(principal, new, calls)
         return await self._add(principal, new, _encode(body), idempotency_key)
 
+    def checked(self, principal: Principal, body: JobBody | ReportBody) -> NewJob:
+        """Return the job that a body asks for; raises TollhouseError for what would be refused if it were made now."""
+        new, calls = self.of_body(principal, body)
+        self._check_first(principal, calls)
+        return new
+
     def of_body(self, principal: Principal, body: JobBody | ReportBody) -> tuple[NewJob, Sequence[CompleteBody]]:
-        """Return the job that a body asks for, and its calls; raises TollhouseError for what cannot be meant."""
+        """Return the job that a body asks for, and its calls; raises TollhouseError for what cannot be meant.
+
+        It may be called in any thread, as by the transaction that fires a schedule.
+        """
         if isinstance(body, JobBody):
             if body.stream:
                 raise InvalidRequest("stream: a job's answer is stored whole; leave it out")
@@ -172,7 +183,7 @@ class Jobs:
         *,
         has_parts: bool = False,
     ) -> NewJob:
-        """Return the job that makes calls, once the first of them is checked."""
+        """Return the job that makes calls, of which the first one stands for all."""
         first = calls[0]
         check(first)
         user_id = "" if first.user_id is None else id_text(first.user_id)
@@ -180,8 +191,6 @@ class Jobs:
         tenant_id, feature_slug = tenant_of(whose, principal), feature_of(whose, principal)
         if not feature_slug:
             raise InvalidRequest("feature_slug: is required, as this key has no feature of its own")
-        if self._plan is not None:
-            self._plan(first, principal)
         now_ms = self._clock.now_ms()
         job_id = new_id("job", now_ms)
         # Another key makes the call: what this one supplies is written into it.
@@ -210,6 +219,11 @@ class Jobs:
                 Part(part, self._seal.seal(part, request)) for part, request in zip(parts, requests, strict=False)
             ),
         )
+
+    def _check_first(self, principal: Principal, calls: Sequence[CompleteBody]) -> None:
+        """Check the first of a job's calls, in the event loop; raises TollhouseError where it would be refused."""
+        if self._plan is not None:
+            self._plan(calls[0], principal)
 
     async def _check_budget(self, principal: Principal, new: NewJob, calls: Sequence[CompleteBody]) -> None:
         """Refuse what would stop in the middle: all its completions have to fit what is left of each budget."""

@@ -7,23 +7,24 @@ import pytest
 import sqlalchemy as sa
 
 from harness.jobs import Queue, run_on_queue
-from tollhouse.errors import InvalidRequest, NotFound
+from tollhouse.errors import InvalidRequest, ModelUnknown, NotFound
 from tollhouse.jobs.body import JobBody, ReportBody
 from tollhouse.jobs.scheduling import ScheduleBody, Schedules, next_time
 from tollhouse.jobs.sealing import Seal
-from tollhouse.jobs.service import Jobs, Reader, ReportRules
+from tollhouse.jobs.service import Jobs, Plan, Reader, ReportRules
 from tollhouse.jobs.templating import load_templates
 from tollhouse.keys.model import Principal
 from tollhouse.kit.clock import epoch_ms, utc_text
+from tollhouse.storage.job_schema import ai_job_schedules
 
 SHOP = Principal("key_1", "shop", "service", frozenset({"42"}), "digest")
 BOTH = Principal("key_2", "both", "service", None)
 HOURLY = ScheduleBody(cron="0 * * * *", job=JobBody(model="m", user_message="what happened?"))
 
 
-def schedules_of(queue: Queue) -> Schedules:
+def schedules_of(queue: Queue, plan: Plan | None = None) -> Schedules:
     seal = Seal(b"k" * 32)
-    jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, load_templates(None), ReportRules())
+    jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, load_templates(None), ReportRules(), plan)
     return Schedules(queue.database, queue, seal, jobs, queue.clock, queue.time_ms)
 
 
@@ -123,6 +124,52 @@ def test_a_schedule_whose_job_cannot_be_made_goes_on_to_its_next_time(tmp_path, 
 
     run_on_queue(tmp_path, work)
     assert "has been revoked" in capsys.readouterr().out
+
+
+def test_a_schedule_fires_in_a_process_that_checks_calls_too(tmp_path):
+    """As ``serve`` does, whose planner asks the event loop; a schedule is fired by the thread that writes."""
+
+    def plan(*_) -> int:
+        return int(asyncio.get_running_loop().time() < 0)
+
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue, plan)
+        await schedules.add(SHOP, HOURLY)
+        queue.clock.advance(3600)
+        assert await schedules.fire_due() == 1
+        assert await queue.states() == {"queued": 1}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_schedule_that_would_be_refused_now_is_not_made(tmp_path):
+    def plan(*_) -> int:
+        raise ModelUnknown("there is no model m")
+
+    async def work(queue: Queue) -> None:
+        with pytest.raises(ModelUnknown):
+            await schedules_of(queue, plan).add(SHOP, HOURLY)
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_schedule_that_cannot_be_read_keeps_no_other_from_firing(tmp_path, capsys):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        older = await schedules.add(SHOP, HOURLY)
+        await schedules.add(SHOP, HOURLY)
+        # As another version wrote it, which knew a field that this one does not.
+        content = b'{"job": {"model": "m", "mood": "good"}, "report": null}'
+        sealed = Seal(b"k" * 32).seal(older.schedule_id, content)
+        change = sa.update(ai_job_schedules).values(sealed_request=sealed)
+        change = change.where(ai_job_schedules.c.schedule_id == older.schedule_id)
+        await queue.database.write(lambda connection: connection.execute(change).close())
+        queue.clock.advance(3600)
+        assert await schedules.fire_due() == 2
+        assert await queue.states() == {"queued": 1}
+
+    run_on_queue(tmp_path, work)
+    assert "a schedule makes no job" in capsys.readouterr().out
 
 
 def test_a_schedule_is_there_for_whose_it_is_alone(tmp_path):
