@@ -75,14 +75,19 @@ class JobQueue:
 
     def add_within(self, connection: sa.Connection, job: NewJob) -> Job:
         """Queue a job in a transaction; raises as ``add``."""
-        known = None if job.claim_id is None else lookup.find_claim(connection, job.claim_id)
+        known = self.asked_before(connection, job)
         if known is not None:
-            if known.body_digest != job.body_digest:
-                raise IdempotencyMismatch("this Idempotency-Key was used for another job; use a new key")
             return known
         added = store.add(connection, job, self.time_ms(connection))
         self._tell(connection, added, "queued")
         return added
+
+    def asked_before(self, connection: sa.Connection, job: NewJob) -> Job | None:
+        """Return the job that was asked for under the claim of another, if any; raises as ``add``."""
+        known = None if job.claim_id is None else lookup.find_claim(connection, job.claim_id)
+        if known is not None and known.body_digest != job.body_digest:
+            raise IdempotencyMismatch("this Idempotency-Key was used for another job; use a new key")
+        return known
 
     async def claim(self, worker: str, most: int) -> list[Claimed]:
         """Give a worker up to so many jobs, whose turn it is, and prolong its lease."""

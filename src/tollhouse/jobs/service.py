@@ -116,17 +116,11 @@ class Jobs:
         Raises:
             TollhouseError: what the call itself would be refused for, as far as that is known now.
         """
-        new, calls = self.of_body(principal, body)
-        self._check_first(principal, calls)
-        return await self._add(principal, new, _encode(body), idempotency_key)
+        return await self._add(principal, body, idempotency_key)
 
     async def generate(self, principal: Principal, body: ReportBody, idempotency_key: str | None) -> Accepted:
         """Queue a report; raises as ``submit``, and BudgetExceeded where its completions do not all fit the budget."""
-        new, calls = self.of_body(principal, body)
-        self._check_first(principal, calls)
-        if new.parts:
-            await self._check_budget(principal, new, calls)
-        return await self._add(principal, new, _encode(body), idempotency_key)
+        return await self._add(principal, body, idempotency_key)
 
     def checked(self, principal: Principal, body: JobBody | ReportBody) -> NewJob:
         """Return the job that a body asks for; raises TollhouseError for what would be refused if it were made now."""
@@ -244,21 +238,27 @@ class Jobs:
                 "left of the budget; ask for fewer rows or fewer tokens, or raise the budget"
             )
 
-    async def _add(
-        self,
-        principal: Principal,
-        new: NewJob,
-        asked: bytes,
-        idempotency_key: str | None,
-    ) -> Accepted:
-        claim_id, body_digest = None, ""
+    async def _add(self, principal: Principal, body: JobBody | ReportBody, idempotency_key: str | None) -> Accepted:
+        new, calls = self.of_body(principal, body)
+        job = None
         if idempotency_key is not None:
-            if not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY or not idempotency_key.isprintable():
-                raise InvalidRequest(f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable characters")
-            claim_id = digest(self._digest_key, new.queue, principal.key_id, new.tenant_id, idempotency_key)
-            body_digest = digest(self._digest_key, asked)
-        job = await self._queue.add(msgspec.structs.replace(new, claim_id=claim_id, body_digest=body_digest))
+            new = self._claiming(principal, new, _encode(body), idempotency_key)
+            # Before anything that may have changed since: a job that was accepted is not refused when asked for again.
+            claimed = new
+            job = await self._database.read(lambda connection: self._queue.asked_before(connection, claimed))
+        if job is None:
+            self._check_first(principal, calls)
+            if new.parts:
+                await self._check_budget(principal, new, calls)
+            job = await self._queue.add(new)
         return Accepted(job.job_id, job.state)
+
+    def _claiming(self, principal: Principal, new: NewJob, asked: bytes, idempotency_key: str) -> NewJob:
+        """Return a job with the claim on its Idempotency-Key; raises InvalidRequest."""
+        if not 0 < len(idempotency_key) <= MAX_IDEMPOTENCY_KEY or not idempotency_key.isprintable():
+            raise InvalidRequest(f"Idempotency-Key: expected 1 to {MAX_IDEMPOTENCY_KEY} printable characters")
+        claim_id = digest(self._digest_key, new.queue, principal.key_id, new.tenant_id, idempotency_key)
+        return msgspec.structs.replace(new, claim_id=claim_id, body_digest=digest(self._digest_key, asked))
 
     async def status(self, reader: Reader, job_id: str) -> JobStatus:
         """Return where a job is, with its result once it is complete; raises NotFound, Forbidden."""

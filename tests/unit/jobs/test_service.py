@@ -1,0 +1,37 @@
+"""What callers ask of jobs, on both engines."""
+
+import pytest
+
+from harness.jobs import Queue, run_on_queue
+from tollhouse.errors import BudgetExceeded, IdempotencyMismatch
+from tollhouse.jobs.body import ReportBody
+from tollhouse.jobs.sealing import Seal
+from tollhouse.jobs.service import Jobs, ReportRules
+from tollhouse.jobs.templating import load_templates
+from tollhouse.keys.model import Principal
+
+SHOP = Principal("key_1", "shop", "service", frozenset({"42"}))
+
+
+def test_what_was_accepted_is_not_refused_when_it_is_asked_for_again(tmp_path):
+    """Its own calls may have used up the budget meanwhile, and whoever asks again has not heard of it."""
+    is_spent = []
+
+    def plan(*_) -> int:
+        if is_spent:
+            raise BudgetExceeded("nothing is left")
+        return 1
+
+    async def work(queue: Queue) -> None:
+        seal, templates = Seal(b"k" * 32), load_templates(None)
+        jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, templates, ReportRules(), plan)
+        params = {"template": "batch-analysis", "task": "t", "rows": [1, 2]}
+        first = await jobs.generate(SHOP, ReportBody(params=params), "once")
+        is_spent.append(True)
+        assert (await jobs.generate(SHOP, ReportBody(params=params), "once")).job_id == first.job_id
+        with pytest.raises(IdempotencyMismatch):
+            await jobs.generate(SHOP, ReportBody(params={**params, "rows": [1]}), "once")
+        with pytest.raises(BudgetExceeded):
+            await jobs.generate(SHOP, ReportBody(params=params), "twice")
+
+    run_on_queue(tmp_path, work)
