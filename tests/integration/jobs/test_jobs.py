@@ -130,7 +130,10 @@ def test_a_job_is_there_for_the_tenant_and_the_user_that_asked_alone(service, fa
         assert service.request("GET", path, key=key, X_User_Id="102").status == 404
         assert service.request("GET", path, key=key, X_User_Id="101").status == 200
         assert service.request("GET", path, key=key, X_Tenant_Id=str(other)).status == 404
-        assert service.request("GET", path, key=reader).code == "ai_forbidden"
+    seen = service.request("GET", f"/ai/jobs/{job_id}", key=reader)
+    assert (seen.status, seen.json["status"]) == (200, "complete")
+    assert "result" not in seen.json
+    assert service.request("GET", f"/ai/jobs/{job_id}/download", key=reader).code == "ai_forbidden"
     assert service.request("DELETE", f"/ai/jobs/{job_id}", key=foreign).status == 404
     assert service.request("POST", "/ai/jobs", body_for(other), key=key).code == "ai_tenant_forbidden"
     assert service.request("POST", "/ai/jobs", body_for(tenant), key=reader).code == "ai_forbidden"
