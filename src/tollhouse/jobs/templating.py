@@ -62,6 +62,7 @@ class Template:
         self.content = content
         self._texts = [Text(content.system_prompt.strip()), Text(content.user_message.strip())]
         named = {field for text in self._texts for field in text.get_identifiers()}
+        self._named = named
         if not content.for_each:
             self.fields = frozenset(named | ({content.schema_param} - {""}))
             return
@@ -90,12 +91,17 @@ class Template:
         schema = values[content.schema_param] if content.schema_param else content.response_schema
         if schema is not None and not isinstance(schema, dict):
             raise InvalidRequest(f"params.{content.schema_param}: expected a JSON Schema, as an object")
+        # Written once, and not for each row: a list of a megabyte would be a gigabyte for a thousand of its entries.
+        texts = {name: _as_text(value) for name, value in values.items() if name in self._named}
         if not content.for_each:
-            return [self._prompt(values, schema)]
+            return [self._prompt(texts, schema)]
         rows = values[content.for_each]
         if not isinstance(rows, list) or not 0 < len(rows) <= most:
             raise InvalidRequest(f"params.{content.for_each}: expected a list of 1 to {most} entries")
-        return [self._prompt({**values, "row": row, "number": number}, schema) for number, row in enumerate(rows, 1)]
+        return [
+            self._prompt({**texts, "row": _as_text(row), "number": str(number)}, schema)
+            for number, row in enumerate(rows, 1)
+        ]
 
     def _values(self, params: Mapping[str, Any]) -> dict[str, Any]:
         content = self.content
@@ -113,10 +119,13 @@ class Template:
             raise InvalidRequest(f"params.{missing[0]}: is required by template {self.name}")
         return values
 
-    def _prompt(self, values: Mapping[str, Any], schema: dict[str, Any] | None) -> Prompt:
-        texts = {name: value if isinstance(value, str) else _encode(value).decode() for name, value in values.items()}
+    def _prompt(self, texts: Mapping[str, str], schema: dict[str, Any] | None) -> Prompt:
         system_prompt, user_message = (text.substitute(texts) for text in self._texts)
         return Prompt(system_prompt, user_message, schema)
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else _encode(value).decode()
 
 
 class Templates:

@@ -3,6 +3,7 @@
 import pytest
 
 from tollhouse.errors import InvalidRequest, NotFound, StartError
+from tollhouse.jobs import templating
 from tollhouse.jobs.templating import load_templates
 
 pytestmark = pytest.mark.engine("sqlite")
@@ -28,6 +29,20 @@ def test_every_shipped_template_makes_prompts():
     assert prompt.response_schema == schema
     prompts = SHIPPED.get("batch-analysis").prompts({"task": "t", "rows": ["a", {"b": 1}]}, 9)
     assert [prompt.user_message for prompt in prompts] == ["Task: t\n\nRow 1:\na", 'Task: t\n\nRow 2:\n{"b":1}']
+
+
+def test_what_a_batch_costs_grows_with_its_rows_and_not_with_their_square(monkeypatch):
+    """It is made in the event loop of the service, where a large one would hold up every call."""
+    encode, written = templating._encode, []
+
+    def counted(value):
+        written.append(len(encode(value)))
+        return encode(value)
+
+    monkeypatch.setattr(templating, "_encode", counted)
+    rows = [{"text": "x" * 100} for _ in range(200)]
+    assert len(SHIPPED.get("batch-analysis").prompts({"task": "t", "rows": rows}, 200)) == 200
+    assert sum(written) <= 2 * len(encode(rows))
 
 
 @pytest.mark.parametrize(
