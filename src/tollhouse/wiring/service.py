@@ -58,8 +58,9 @@ from tollhouse.wiring.control import (
 )
 from tollhouse.wiring.core import Core, open_core, operator_token
 from tollhouse.wiring.events import event_duties, make_events
-from tollhouse.wiring.workers import JobParts, job_duties, make_jobs, trust_own_worker, working
+from tollhouse.wiring.workers import JobParts, check_caller, job_duties, make_jobs, trust_own_worker, working
 
+_WORK_AGAIN_S = 1.0
 _LOG = structlog.get_logger("tollhouse.start")
 
 
@@ -164,16 +165,27 @@ def _plan(planner: Planner, clock: Clock) -> Plan:
 
 
 def _start_worker(config: Config, api_key: str | None, jobs: JobParts, stack: AsyncExitStack) -> Callable[[str], None]:
-    """Return what starts the worker of a process that serves, once it is told where that is; it ends with the stack."""
+    """Return what starts the worker of a process that serves, once it is told where that is; it ends with the stack.
+
+    Raises:
+        StartError: it could make no call.
+    """
     if api_key is None:
         return lambda _: None
+    check_caller(config, api_key)
     serving_at = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
         url = config.jobs.url or await serving_at
-        async with working(config, jobs, url, api_key):
-            _LOG.info("running jobs", url=url)
-            await asyncio.Event().wait()
+        while True:
+            try:
+                async with working(config, jobs, url, api_key):
+                    _LOG.info("running jobs", url=url)
+                    await asyncio.Event().wait()
+            except Unavailable as error:
+                # It would be a service that takes jobs, and never runs any.
+                _LOG.error("jobs are run once the database can be written", reason=error.message)
+                await asyncio.sleep(_WORK_AGAIN_S)
 
     async def stop() -> None:
         running.cancel()

@@ -32,6 +32,7 @@ from tollhouse.wiring.engines import Engine
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
+    from tollhouse.jobs.calling import CallerSettings, ServiceCaller
     from tollhouse.jobs.worker import Worker
 
 WORKER_KEY_ID = "worker"
@@ -105,6 +106,25 @@ def trust_own_worker(config: Config, secrets: Secrets, keyring: Keyring) -> str 
     return key
 
 
+def check_caller(config: Config, api_key: str) -> None:
+    """Raise StartError where no call could be made with what the worker of ``serve`` is configured to call by."""
+    settings = config.jobs
+    if settings.url is not None or settings.api_key is not None:
+        _caller(config, settings.url or "http://localhost", api_key)
+
+
+def _caller(config: Config, url: str, api_key: str) -> "tuple[ServiceCaller, CallerSettings]":
+    """Return what calls the service, and how it does; raises StartError."""
+    # Not on the way of those who serve without a worker.
+    from tollhouse.jobs.calling import CallerSettings, ServiceCaller
+
+    called = CallerSettings(url, api_key, config.jobs.ca_file)
+    try:
+        return ServiceCaller(called, max_calls=config.jobs.concurrency), called
+    except (ValueError, OSError) as error:
+        raise StartError(f"[jobs] url, api_key, ca_file: {error}") from error
+
+
 @asynccontextmanager
 async def working(config: Config, parts: JobParts, url: str, api_key: str) -> AsyncIterator["Worker"]:
     """Run a worker in the background for as long as the context lasts; leaving it finishes what is under way."""
@@ -123,8 +143,6 @@ async def working(config: Config, parts: JobParts, url: str, api_key: str) -> As
 
 def _worker(config: Config, parts: JobParts, url: str, api_key: str) -> tuple["Worker", Callable[[], Awaitable[None]]]:
     """Return a worker, and what closes the connections that it calls by."""
-    # Not on the way of those who serve without a worker.
-    from tollhouse.jobs.calling import CallerSettings, ServiceCaller
     from tollhouse.jobs.isolation import IsolatedCaller
     from tollhouse.jobs.worker import Worker, WorkerRules
 
@@ -132,11 +150,7 @@ def _worker(config: Config, parts: JobParts, url: str, api_key: str) -> tuple["W
     rules = WorkerRules(
         settings.concurrency, settings.max_tries, settings.retry_pause_s, settings.poll_s, settings.stop_timeout_s
     )
-    called = CallerSettings(url, api_key, settings.ca_file)
-    try:
-        caller = ServiceCaller(called, max_calls=settings.concurrency)
-    except (ValueError, OSError) as error:
-        raise StartError(f"[jobs] url, api_key, ca_file: {error}") from error
+    caller, called = _caller(config, url, api_key)
     # Process ids come again, in containers at each start; under its name a worker must not be taken for one before it.
     name = f"{platform.node()}:{os.getpid()}:{os.urandom(4).hex()}"
     isolated, fire_due = IsolatedCaller(called), parts.schedules.fire_due
