@@ -82,6 +82,7 @@ class Worker:
         self._rules = rules
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._is_stopping = False
+        self._gives_up = False
         self._beaten_s = -math.inf
         self._unknown: set[tuple[str, int]] = set()
         self._away = 0
@@ -109,7 +110,11 @@ class Worker:
             _LOG.warning("what is left is taken back once the lease is over", reason=error.message)
 
     def stop(self) -> None:
-        """Claim nothing more."""
+        """Claim nothing more, and end what is under way; called once more, return that at once."""
+        if self._is_stopping:
+            self._gives_up = True
+            for _, task in self._running.values():
+                task.cancel()
         self._is_stopping = True
         self._queue.arrived.set()
 
@@ -280,7 +285,7 @@ class Worker:
         tasks = [task for _, task in self._running.values()]
         if tasks:
             _LOG.info("finishing what is under way", jobs=len(tasks))
-            await asyncio.wait(tasks, timeout=self._rules.stop_timeout_s)
+            await asyncio.wait(tasks, timeout=0 if self._gives_up else self._rules.stop_timeout_s)
         left = [task for _, task in self._running.values()]
         for task in left:
             task.cancel()

@@ -247,6 +247,30 @@ def test_a_worker_that_stops_finishes_what_it_holds_and_returns_the_rest(tmp_pat
     run_on_queue(tmp_path, work)
 
 
+def test_a_worker_that_is_told_twice_to_stop_returns_all_at_once(tmp_path):
+    async def work(queue: Queue) -> None:
+        await put(queue, 1)
+        has_begun = asyncio.Event()
+
+        async def held() -> bytes:
+            has_begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        worker = Worker("w", queue, SEAL, Scripted(held), msgspec.structs.replace(RULES, stop_timeout_s=3600))
+        running = asyncio.create_task(worker.run())
+        async with asyncio.timeout(30):
+            await has_begun.wait()
+            worker.stop()
+            await asyncio.sleep(0.05)
+            assert not running.done()
+            worker.stop()
+            await running
+        assert await queue.states() == {"queued": 1}
+
+    run_on_queue(tmp_path, work)
+
+
 @pytest.mark.parametrize(
     ("error", "verdict"),
     [
