@@ -6,6 +6,7 @@ process next: if that ends without a word, it is known.
 
 import asyncio
 import os
+import signal
 import sys
 
 import msgspec
@@ -18,6 +19,8 @@ _MOST_BYTES = 128 * 1024 * 1024
 # Starting takes longer than a call that is answered at once, and suspects come several at a time.
 _IDLE_S = 20.0
 _DYING_S = 1.0
+# Each is a whole interpreter. After a worker that ran a thousand jobs has died, all of them are suspects.
+_MOST_PROCESSES = 8
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -45,9 +48,14 @@ class IsolatedCaller:
     def __init__(self, settings: CallerSettings) -> None:
         self._settings = settings
         self._idle: dict[asyncio.subprocess.Process, asyncio.TimerHandle] = {}
+        self._room = asyncio.Semaphore(_MOST_PROCESSES)
 
     async def call(self, request: bytes, idempotency_key: str) -> bytes:
         """Make a job's call; raises TryFailed, with the verdict ``crashed`` where the process ended without a word."""
+        async with self._room:
+            return await self._call(request, idempotency_key)
+
+    async def _call(self, request: bytes, idempotency_key: str) -> bytes:
         process = self._take() or await _start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -123,6 +131,10 @@ def _answer(told: _Told) -> bytes:
 
 async def _serve() -> None:
     """Read calls from standard input, make them, and write what came of them to standard output."""
+    # A terminal, and systemd, tell all processes to stop: whose death would look as if it were its job's doing. This
+    # one ends when the worker hangs up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     reader = asyncio.StreamReader(limit=_MOST_BYTES)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     asked = await reader.readline()

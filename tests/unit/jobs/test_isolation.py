@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from harness import poison
 from harness.service import free_port
+from tollhouse.jobs import isolation
 from tollhouse.jobs.calling import CallerSettings, TryFailed
 from tollhouse.jobs.isolation import IsolatedCaller
 
@@ -71,6 +73,51 @@ def test_a_call_that_is_given_up_leaves_no_process_behind():
     with socket.create_server(("127.0.0.1", 0)) as server:
         (child,) = asyncio.run(work(server.getsockname()[1]))
     assert not Path(f"/proc/{child}").exists()
+
+
+def test_a_signal_that_tells_all_processes_to_stop_is_not_taken_for_the_jobs_doing():
+    """Ctrl-C in a terminal and systemd's stop reach every process of a worker."""
+
+    async def work(server: socket.socket) -> None:
+        caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{server.getsockname()[1]}", "k"))
+        calling = asyncio.create_task(caller.call(REQUEST, "j"))
+        asked, _ = await asyncio.to_thread(server.accept)
+        (child,) = _children()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child, number)
+        # It lives, and hears that its call is lost.
+        asked.close()
+        with pytest.raises(TryFailed) as raised:
+            await calling
+        assert raised.value.verdict != "crashed"
+        await caller.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        asyncio.run(work(server))
+
+
+def test_suspects_have_a_bounded_number_of_processes(monkeypatch):
+    monkeypatch.setattr(isolation, "_MOST_PROCESSES", 2)
+
+    async def work() -> None:
+        caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{free_port()}", "k"))
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while True:
+                most = max(most, len(_children()))
+                await asyncio.sleep(0.005)
+
+        watching = asyncio.create_task(watch())
+        came = await asyncio.gather(*(caller.call(REQUEST, f"j{n}") for n in range(5)), return_exceptions=True)
+        watching.cancel()
+        assert all(isinstance(each, TryFailed) for each in came)
+        assert most == 2
+        await caller.close()
+
+    asyncio.run(work())
 
 
 def _children() -> list[int]:
