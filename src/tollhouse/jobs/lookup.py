@@ -35,8 +35,18 @@ def job_of(row: Any) -> Job:
 
 
 def expired(connection: sa.Connection, now: str, most: int) -> Sequence[str]:
-    """Return the ids of jobs whose time is over."""
-    return connection.scalars(sa.select(_JOB.job_id).where(_JOB.expires_at < now).limit(most)).all()
+    """Return the ids of jobs whose time is over, at least one if there are any.
+
+    Args:
+        most: how many they are, their parts counted, unless a single one has more.
+    """
+    chosen: list[str] = []
+    for row in connection.execute(sa.select(_JOB.job_id, _JOB.parts).where(_JOB.expires_at < now).limit(most)):
+        most -= 1 + row.parts
+        if chosen and most < 0:
+            break
+        chosen.append(row.job_id)
+    return chosen
 
 
 def sealed(connection: sa.Connection, job_id: str) -> tuple[bytes | None, bytes | None]:

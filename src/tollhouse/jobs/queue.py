@@ -14,7 +14,8 @@ from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.storage.database import Database
 
 _MS_PER_HOUR = 3_600_000
-_FORGOTTEN_AT_ONCE = 100
+# Rows: while an embedded database is written, calls wait.
+_FORGOTTEN_AT_ONCE = 500
 _END_OF_TIME_MS = 2**62
 CRASHED = "ai_job_crashed"
 # A job that ends whole machines is never seen to do so alone. One that was there so much more often is taken for it.

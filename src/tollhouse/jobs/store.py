@@ -385,8 +385,8 @@ def cancel(connection: sa.Connection, job_id: str, *, now: str, expires_at: str)
     """End what of a job has not been started; None where that is nothing."""
     ended = {"state": "cancelled", "due_ms": None, "finished_at": now, "sealed_request": None}
     # Parts before their parent, which is the order of all locks.
-    connection.execute(sa.update(ai_jobs).where(_JOB.parent_id == job_id, _IS_PART, _IS_QUEUED).values(ended))
-    can_be = sa.or_(_IS_QUEUED, sa.and_(_JOB.state == "processing", _JOB.parts > 0))
+    parts = connection.execute(sa.update(ai_jobs).where(_JOB.parent_id == job_id, _IS_PART, _IS_QUEUED).values(ended))
+    can_be = sa.or_(_IS_QUEUED, _JOB.state == "processing") if parts.rowcount else _IS_QUEUED
     row = connection.execute(
         sa.update(ai_jobs)
         .where(_JOB.job_id == job_id, _JOB.parent_id == "", can_be)

@@ -7,9 +7,11 @@ import pytest
 
 from harness.jobs import Queue, run_on_queue
 from tollhouse.errors import Conflict, IdempotencyMismatch, NotFound
+from tollhouse.jobs import lookup
 from tollhouse.jobs.model import Failure, Job
 from tollhouse.jobs.queue import CRASHED, QueueRules
 from tollhouse.jobs.watch import look
+from tollhouse.kit.clock import utc_text
 
 BUSY = Failure("ai_timeout", "it took too long")
 
@@ -298,8 +300,6 @@ def test_parts_are_claimed_one_by_one_and_the_last_one_ends_the_job(tmp_path):
 
 
 def store_parts(connection, job_id):
-    from tollhouse.jobs import lookup
-
     return [(part.state, sealed) for part, sealed in lookup.parts_of(connection, job_id)]
 
 
@@ -346,6 +346,19 @@ def test_of_a_job_under_way_the_parts_that_wait_are_cancelled(tmp_path):
         assert (found.state, found.parts_complete) == ("cancelled", 1)
         assert await queue.states() == {"cancelled": 5, "complete": 1}
         assert (await queue.told())[-1] == ("job.cancelled", job.job_id)
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_job_all_of_whose_parts_are_under_way_is_not_cancelled_any_more(tmp_path):
+    async def work(queue: Queue) -> None:
+        job = await queue.put(parts=2)
+        held = await claimed(queue, 2)
+        with pytest.raises(Conflict, match="is processing"):
+            await queue.cancel(job.job_id)
+        for each in held:
+            assert await queue.complete(each, b"paid for")
+        assert (await queue.find(job.job_id)).state == "complete"
 
     run_on_queue(tmp_path, work)
 
@@ -455,6 +468,18 @@ def test_what_is_over_is_dropped_on_demand_and_forgotten_in_time(tmp_path):
             await queue.again(other.job_id, nothing_more)
 
     run_on_queue(tmp_path, work, QueueRules(keep_hours=1))
+
+
+def test_jobs_are_forgotten_by_a_bounded_number_of_rows_at_a_time(tmp_path):
+    async def work(queue: Queue) -> None:
+        for _ in range(3):
+            await queue.cancel((await queue.put(parts=4)).job_id)
+        in_time = utc_text(queue.clock.now_ms() + 365 * 24 * 3_600_000)
+        for most, jobs in ((1, 1), (9, 1), (10, 2), (100, 3)):
+            found = await queue.database.read(lambda connection, most=most: lookup.expired(connection, in_time, most))
+            assert len(found) == jobs
+
+    run_on_queue(tmp_path, work)
 
 
 def test_a_job_asked_for_twice_under_one_key_is_one_job(tmp_path):
