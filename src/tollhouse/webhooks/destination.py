@@ -5,9 +5,12 @@ that resolves to another one the next moment (DNS rebinding) gains nothing.
 """
 
 import asyncio
+import contextlib
 import socket
+import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,6 +25,9 @@ MAX_URL = 2048
 # (RFC 6052); and those whose translation is a network's own affair (RFC 8215).
 _TRANSLATED = ip_network("64:ff9b::/96")
 _TRANSLATED_LOCALLY = ip_network("64:ff9b:1::/48")
+# Names that are looked up at once, those included that nobody waits for any more.
+_MOST_LOOKUPS = 256
+_lookups = threading.BoundedSemaphore(_MOST_LOOKUPS)
 
 
 class Refused(Exception):
@@ -76,8 +82,7 @@ async def pinned(address: Address, allowed: Sequence[Network]) -> list[IpAddress
         Refused: the name has none to which one may go, or plain HTTP would leave these networks.
         OSError: the name cannot be resolved.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    found = await look_up(address.host, address.port)
     addresses = [ip_address(entry[4][0]) for entry in found if "%" not in str(entry[4][0])]
     own = [each for each in addresses if any(each.version == net.version and each in net for net in allowed)]
     public = [each for each in addresses if is_public(each)]
@@ -87,3 +92,44 @@ async def pinned(address: Address, allowed: Sequence[Network]) -> list[IpAddress
     if public:
         raise Refused("plain http:// is only for the networks of [webhooks] allow_networks; expected https://")
     raise Refused("it leads into a private network; [webhooks] allow_networks names those that may be reached")
+
+
+async def look_up(host: str, port: int) -> list[Any]:
+    """Return what ``socket.getaddrinfo`` does of a name, by a thread of its own; raises OSError.
+
+    The event loop has few threads for names, and looks providers' up by them: one whose servers do not answer keeps
+    its thread for half a minute, and four of them would keep all calls from new connections.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[list[Any]] = loop.create_future()
+    if not _lookups.acquire(blocking=False):
+        raise OSError("too many names are being looked up")
+
+    def tell(found: list[Any] | None, error: Exception | None) -> None:
+        if future.done():
+            # Its time was over before.
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(found or [])
+
+    def work() -> None:
+        found: list[Any] | None = None
+        failure: Exception | None = None
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            failure = error
+        finally:
+            _lookups.release()
+        # The loop may be closed by now.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, found, failure)
+
+    try:
+        threading.Thread(target=work, name="tollhouse-webhook-name", daemon=True).start()
+    except RuntimeError:
+        _lookups.release()
+        raise OSError("no thread can be started to look the name up") from None
+    return await future

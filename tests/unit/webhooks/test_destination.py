@@ -1,9 +1,12 @@
 import asyncio
+import socket
+import threading
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from tollhouse.providers.address import Address
+from tollhouse.webhooks import destination
 from tollhouse.webhooks.destination import Refused, is_public, parse_destination, pinned
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
@@ -83,10 +86,10 @@ def pin(monkeypatch, addresses, *, scheme="https", allowed=()):
     """Return where a name may lead that resolves to some addresses."""
 
     async def main():
-        async def getaddrinfo(host, port, **_):
+        async def look_up(host, port):
             return [(0, 0, 0, "", (each, port)) for each in addresses]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        monkeypatch.setattr(destination, "look_up", look_up)
         return [str(each) for each in await pinned(Address(scheme, "hooks.example.com", 443), allowed)]
 
     return asyncio.run(main())
@@ -119,3 +122,40 @@ def test_no_way_of_writing_the_own_machine_gets_by(host):
 
     with pytest.raises((Refused, OSError)):
         asyncio.run(main())
+
+
+def test_names_that_nobody_answers_for_leave_those_of_providers_alone(monkeypatch):
+    """The event loop looks these up by threads of its own, which are few."""
+    is_over = threading.Event()
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host, *more, **options):
+        if host.startswith("stuck"):
+            is_over.wait(30)
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return real(host, *more, **options)
+
+    async def main():
+        stuck = [asyncio.create_task(pinned(Address("https", f"stuck{n}.example.com", 443), ())) for n in range(50)]
+        async with asyncio.timeout(10):
+            assert await asyncio.get_running_loop().getaddrinfo("127.0.0.1", 443)
+        is_over.set()
+        assert all(isinstance(each, OSError) for each in await asyncio.gather(*stuck, return_exceptions=True))
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    try:
+        asyncio.run(main())
+    finally:
+        is_over.set()
+
+
+def test_no_more_names_are_looked_up_at_once_than_there_is_room_for(monkeypatch):
+    monkeypatch.setattr(destination, "_lookups", threading.BoundedSemaphore(1))
+
+    async def main():
+        for _ in range(3):
+            assert await destination.look_up("127.0.0.1", 443)
+        with destination._lookups, pytest.raises(OSError, match="too many names"):
+            await destination.look_up("127.0.0.1", 443)
+
+    asyncio.run(main())

@@ -8,6 +8,7 @@ import pytest
 from harness.certificates import Authority
 from harness.clock import FakeClock
 from harness.receiver import Receiver
+from tollhouse.webhooks import destination
 from tollhouse.webhooks.sending import Sender
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
@@ -77,7 +78,7 @@ class Names:
         self.asked = 0
         self._answers = answers
 
-    async def __call__(self, host, port, **_):
+    async def __call__(self, host, port):
         found = self._answers[self.asked]
         self.asked += 1
         return [(0, 0, 0, "", (each, port)) for each in found]
@@ -85,7 +86,7 @@ class Names:
 
 def send_by(monkeypatch, names, url):
     async def main():
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", names)
+        monkeypatch.setattr(destination, "look_up", names)
         return await Sender(FakeClock(), LOOPBACK, timeout_s=20.0).send(url, {}, BODY)
 
     return asyncio.run(main())
