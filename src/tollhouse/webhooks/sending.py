@@ -83,7 +83,8 @@ class Sender:
             return float(text[:9])
         try:
             return max(0.0, (epoch_ms(parsedate_to_datetime(text)) - self._clock.now_ms()) / 1000)
-        except ValueError:
+        except (ValueError, TypeError, IndexError, OverflowError):
+            # The standard library's date parser raises each of these on one malformed date or another.
             return None
 
 

@@ -118,7 +118,15 @@ def test_a_receiver_that_answers_with_a_page_has_received(receiver):
 
 @pytest.mark.parametrize(
     ("text", "retry_after_s"),
-    [("120", 120), ("Fri, 10 Apr 2026 12:01:00 GMT", 60), ("Fri, 10 Apr 2026 11:00:00 GMT", 0), ("soon", None)],
+    [
+        ("120", 120),
+        ("Fri, 10 Apr 2026 12:01:00 GMT", 60),
+        ("Fri, 10 Apr 2026 11:00:00 GMT", 0),
+        ("soon", None),
+        # No parser of dates likes these, each in its own way.
+        ("Fri, 10 Apr 99999999999999999999 12:00:00 GMT", None),
+        ("Fri, 10 Apr 2026 12:00:00 -0000", None),
+    ],
 )
 def test_a_receiver_says_when_it_wants_to_be_asked_again(receiver, text, retry_after_s):
     receiver.answer = lambda _: (503, {"retry-after": text})
