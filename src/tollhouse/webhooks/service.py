@@ -36,6 +36,9 @@ from tollhouse.webhooks.signing import Vault, new_secret, secret_text
 TEST_TYPE = "ai.webhook.test"
 _AT_ONCE = 1000
 _MS_PER_HOUR = 3_600_000
+# An endpoint that fails is tried by one delivery at a time, so that more may come than are ever tried.
+_OVERDUE_HOURS = 72
+_OVERDUE = "its endpoint failed or was switched off for three days, and its turn to be tried did not come"
 
 
 class WebhookAdministration:
@@ -239,7 +242,16 @@ class WebhookAdministration:
         await self._database.write(work)
 
     async def forget_old(self) -> int:
-        """Delete deliveries that ended long enough ago, a bounded number in each transaction; return how many."""
+        """Delete deliveries that ended long enough ago, a bounded number in each transaction; return how many.
+
+        What waits for an endpoint that does not come back is dead after some days, so that it is forgotten in time too.
+        """
+        now_ms = self._clock.now_ms()
+        overdue, now = utc_text(now_ms - _OVERDUE_HOURS * _MS_PER_HOUR), utc_text(now_ms)
+        while await self._database.write(
+            lambda connection: store.give_up(connection, before=overdue, now=now, problem=_OVERDUE, at_most=_AT_ONCE)
+        ):
+            pass
         before = utc_text(self._clock.now_ms() - self._settings.keep_days * 24 * _MS_PER_HOUR)
         gone = 0
         while deleted := await self._database.write(

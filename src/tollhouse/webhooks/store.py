@@ -256,6 +256,18 @@ def drop(connection: sa.Connection, delivery_id: str) -> None:
     connection.execute(sa.delete(ai_webhook_deliveries).where(_ROWS.delivery_id == delivery_id))
 
 
+def give_up(connection: sa.Connection, *, before: str, now: str, problem: str, at_most: int) -> int:
+    """Have deliveries be dead that were due before a time, and whose endpoint does not take any; return how many."""
+    is_out = sa.or_(_ENDPOINTS.failures > 0, sa.not_(_ENDPOINTS.is_enabled))
+    takes_none = sa.select(_ENDPOINTS.endpoint_id).where(is_out)
+    is_overdue = sa.and_(_IS_WAITING, _ROWS.next_at < before, _ROWS.endpoint_id.in_(takes_none))
+    some = sa.select(_ROWS.delivery_id).where(is_overdue).limit(at_most)
+    dead = {"state": "dead", "ended_at": now, "owner": "", "last_problem": problem}
+    # Looked at once more: one that is being tried by now is not due.
+    given_up = sa.update(ai_webhook_deliveries).where(_ROWS.delivery_id.in_(some), is_overdue)
+    return connection.execute(given_up.values(dead)).rowcount
+
+
 def forget(connection: sa.Connection, *, before: str, at_most: int) -> int:
     """Delete deliveries that ended before a time; return how many."""
     old = sa.select(_ROWS.delivery_id).where(_ROWS.ended_at < before).limit(at_most)

@@ -349,6 +349,35 @@ def test_deliveries_are_dropped_retried_and_forgotten(books_folder, receiver):
     run(books_folder, scenario)
 
 
+def test_what_waits_for_an_endpoint_that_does_not_come_back_is_dead_in_time(books_folder, receiver):
+    """More may come than the one delivery at a time that asks an endpoint that fails."""
+
+    async def scenario(desk):
+        well, _ = await desk.endpoint(f"{receiver.url}/well", tenant_id=1)
+        failing, _ = await desk.endpoint(f"{receiver.url}/failing", tenant_id=2)
+        receiver.answer = lambda received: (500 if received.path == "/failing" else 200, {})
+        await desk.tell("a", tenant_id="2")
+        await desk.round()
+        await desk.tell("b", tenant_id="2")
+        await desk.tell("c", tenant_id="1")
+        await desk.dispatcher.give_out()
+        desk.books.clock.advance(71 * HOUR_S)
+        await desk.admin.forget_old()
+        assert {each.state for each in await desk.deliveries()} == {"waiting"}
+        desk.books.clock.advance(2 * HOUR_S)
+        await desk.admin.forget_old()
+        dead = await desk.deliveries(endpoint_id=failing, state="dead")
+        assert len(dead) == 2
+        assert dead[1].last_problem.startswith("its endpoint failed or was switched off for three days")
+        # Nobody was there to send it, which is not its endpoint's doing.
+        assert [each.state for each in await desk.deliveries(endpoint_id=well)] == ["waiting"]
+        assert (await desk.admin.retry_dead(failing, "admin")).deliveries == 2
+        await desk.admin.forget_old()
+        assert await desk.deliveries(state="dead") == []
+
+    run(books_folder, scenario)
+
+
 def test_a_secret_that_cannot_be_opened_is_a_failure_that_says_so(books_folder, receiver):
     async def scenario(desk):
         await desk.endpoint(receiver.url)
