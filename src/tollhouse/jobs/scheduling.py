@@ -203,10 +203,11 @@ class Schedules:
 
     def _fire(self, connection: sa.Connection, row: sa.Row[tuple[object, ...]]) -> str | None:
         """Make a schedule's job; None where it cannot be made any more, which is logged, and holds no other up."""
-        is_revoked = _is_revoked(connection, row.key_id)
+        if _is_revoked(connection, row.key_id):
+            reason = "the key that it was made with has been revoked"
+            _LOG.error("a schedule makes no job", schedule_id=row.schedule_id, reason=reason)
+            return None
         try:
-            if is_revoked:
-                raise InvalidRequest("the key that it was made with has been revoked")
             new = self._asked_by(row)
         except TollhouseError as error:
             _LOG.error("a schedule makes no job", schedule_id=row.schedule_id, code=error.code, reason=error.message)

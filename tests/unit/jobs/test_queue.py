@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -476,7 +477,7 @@ def test_jobs_are_forgotten_by_a_bounded_number_of_rows_at_a_time(tmp_path):
             await queue.cancel((await queue.put(parts=4)).job_id)
         in_time = utc_text(queue.clock.now_ms() + 365 * 24 * 3_600_000)
         for most, jobs in ((1, 1), (9, 1), (10, 2), (100, 3)):
-            found = await queue.database.read(lambda connection, most=most: lookup.expired(connection, in_time, most))
+            found = await queue.database.read(partial(lookup.expired, now=in_time, most=most))
             assert len(found) == jobs
 
     run_on_queue(tmp_path, work)

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from harness.jobs import Queue, run_on_queue
+from tollhouse.completions.model import CompleteBody
 from tollhouse.errors import InvalidRequest, ModelUnknown, NotFound
 from tollhouse.jobs.body import JobBody, ReportBody
 from tollhouse.jobs.scheduling import ScheduleBody, Schedules, next_time
@@ -129,7 +130,7 @@ def test_a_schedule_whose_job_cannot_be_made_goes_on_to_its_next_time(tmp_path, 
 def test_a_schedule_fires_in_a_process_that_checks_calls_too(tmp_path):
     """As ``serve`` does, whose planner asks the event loop; a schedule is fired by the thread that writes."""
 
-    def plan(*_) -> int:
+    def plan(body: CompleteBody, principal: Principal) -> int:
         return int(asyncio.get_running_loop().time() < 0)
 
     async def work(queue: Queue) -> None:
@@ -143,7 +144,7 @@ def test_a_schedule_fires_in_a_process_that_checks_calls_too(tmp_path):
 
 
 def test_a_schedule_that_would_be_refused_now_is_not_made(tmp_path):
-    def plan(*_) -> int:
+    def plan(body: CompleteBody, principal: Principal) -> int:
         raise ModelUnknown("there is no model m")
 
     async def work(queue: Queue) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from harness.jobs import Queue, run_on_queue
+from tollhouse.completions.model import CompleteBody
 from tollhouse.errors import BudgetExceeded, IdempotencyMismatch
 from tollhouse.jobs.body import ReportBody
 from tollhouse.jobs.sealing import Seal
@@ -15,9 +16,9 @@ SHOP = Principal("key_1", "shop", "service", frozenset({"42"}))
 
 def test_what_was_accepted_is_not_refused_when_it_is_asked_for_again(tmp_path):
     """Its own calls may have used up the budget meanwhile, and whoever asks again has not heard of it."""
-    is_spent = []
+    is_spent: list[bool] = []
 
-    def plan(*_) -> int:
+    def plan(body: CompleteBody, principal: Principal) -> int:
         if is_spent:
             raise BudgetExceeded("nothing is left")
         return 1

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import pytest
 
@@ -9,6 +10,9 @@ from tollhouse.config import Config
 from tollhouse.config.jobs import Jobs
 from tollhouse.errors import StartError, Unavailable
 from tollhouse.wiring import service
+from tollhouse.wiring.workers import JobParts
+
+NO_JOBS = cast("JobParts", None)
 
 
 def test_a_worker_that_cannot_begin_yet_begins_later(monkeypatch):
@@ -28,7 +32,7 @@ def test_a_worker_that_cannot_begin_yet_begins_later(monkeypatch):
         monkeypatch.setattr(service, "working", working)
         monkeypatch.setattr(service, "_WORK_AGAIN_S", 0.01)
         async with AsyncExitStack() as stack:
-            start = service._start_worker(Config(), "th_key", None, stack)
+            start = service._start_worker(Config(), "th_key", NO_JOBS, stack)
             start("http://127.0.0.1:1")
             async with asyncio.timeout(30):
                 await is_working.wait()
@@ -47,7 +51,7 @@ def test_a_worker_that_cannot_begin_yet_begins_later(monkeypatch):
 def test_a_worker_that_could_make_no_call_stops_the_start(jobs, told):
     async def main():
         async with AsyncExitStack() as stack:
-            service._start_worker(Config(jobs=jobs), "th_key", None, stack)
+            service._start_worker(Config(jobs=jobs), "th_key", NO_JOBS, stack)
 
     with pytest.raises(StartError, match=told):
         asyncio.run(main())
