@@ -28,8 +28,14 @@ import msgspec
 
 _PRELOADED = (
     "asyncpg",
+    "encodings.idna",
+    "h11",
     "litestar._kwargs.kwargs_model",
     "litestar.exceptions.responses",
+    "litestar.middleware._internal.exceptions.middleware",
+    "litestar.middleware.allowed_hosts",
+    "litestar.middleware.csrf",
+    "litestar.middleware.response_cache",
     "tollhouse.apps.listening",
     "tollhouse.apps.serve",
     "tollhouse.cli.books",
@@ -37,10 +43,15 @@ _PRELOADED = (
     "tollhouse.cli.session",
     "tollhouse.gate.postgres",
     "tollhouse.instances.service",
+    "tollhouse.jobs.calling",
+    "tollhouse.jobs.isolation",
+    "tollhouse.jobs.worker",
     "tollhouse.ledger.postgres",
     "tollhouse.storage.postgres.database",
     "tollhouse.telemetry.logs",
+    "tollhouse.wiring.notifiers",
     "tollhouse.wiring.service",
+    "uvicorn.lifespan.off",
     "uvloop",
 )
 _READ_AT_START = ("PYTHON", "LD_", "MALLOC_", "TZ", "LC_", "LANG")
