@@ -144,11 +144,11 @@ def test_a_first_byte_that_does_not_come_times_out(kit, served):
     fails(kit, served, kit.silent, TimedOut, "did not begin", first_byte_timeout_s=0.03)
 
 
-@pytest.mark.parametrize("first_byte_timeout_s", [None, 0.02, 5])
+@pytest.mark.parametrize("first_byte_timeout_s", [None, 0.1, 5])
 @pytest.mark.parametrize("script", ["silent", "stuck"])
 def test_the_deadline_ends_an_exchange(script, first_byte_timeout_s, kit, served):
-    match = "did not begin" if script == "silent" and first_byte_timeout_s == 0.02 else "deadline passed"
-    how = {"timeout_s": 0.06, "first_byte_timeout_s": first_byte_timeout_s}
+    match = "did not begin" if script == "silent" and first_byte_timeout_s == 0.1 else "deadline passed"
+    how = {"timeout_s": 0.4, "first_byte_timeout_s": first_byte_timeout_s}
     fails(kit, served, getattr(kit, script), TimedOut, match, **how)
 
 
@@ -167,13 +167,13 @@ def test_after_the_head_only_the_deadline_counts(kit, served):
 
 def test_each_exchange_on_a_connection_has_its_own_deadlines(kit, served):
     async def script(peer):
-        for pause_s in (0, 0.1, 60):
+        for pause_s in (0, 0.6, 60):
             await peer.request()
             await asyncio.sleep(pause_s)
             await peer.send(OK)
 
     async def test(it, server):
-        assert (await kit.post(it, timeout_s=0.05)).body == b"ok"
+        assert (await kit.post(it, timeout_s=0.5)).body == b"ok"
         assert (await kit.post(it, timeout_s=9000, first_byte_timeout_s=5000)).body == b"ok"
         with pytest.raises(TimedOut, match="did not begin"):
             await kit.post(it, timeout_s=9000, first_byte_timeout_s=0.05)
