@@ -36,6 +36,7 @@ from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import billing_period, utc_text
+from tollhouse.kit.sealing import Vault
 from tollhouse.ledger.model import Settlement, Status
 from tollhouse.ledger.service import Ledger
 from tollhouse.notifications.service import Notifications
@@ -47,7 +48,6 @@ from tollhouse.resilience.reachability import Reachability
 from tollhouse.storage.database import Database
 from tollhouse.telemetry.metrics import Metrics
 from tollhouse.webhooks.service import WebhookAdministration
-from tollhouse.webhooks.signing import Vault
 from tollhouse.wiring.engines import Engine
 from tollhouse.wiring.workers import make_jobs
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tollhouse import __version__
-from tollhouse.cli.options import Command, Options
+from tollhouse.cli.options import Command, Options, listening_where, listens
 
 if TYPE_CHECKING:
     from tollhouse.apps.listening import Sockets
@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("--host", help="The address to listen on, instead of the configured one.")
-@click.option(
-    "--port", type=click.IntRange(0, 65_535), help="The port to listen on, instead of the configured one; 0: any."
-)
+@listens
 @click.pass_obj
 def notifier(options: Options, host: str | None, port: int | None) -> None:
     """Tell events and send webhooks, until SIGTERM or Ctrl-C.
@@ -33,12 +30,10 @@ def notifier(options: Options, host: str | None, port: int | None) -> None:
     from tollhouse.telemetry.logs import configure_logs
 
     configure_logs(as_json=options.as_json or not sys.stderr.isatty(), level="info")
-    config = options.config()
+    config = listening_where(options.config(), host, port)
     secrets = resolve_secrets(config, options.environ, providers=False)
-    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     # It has no addresses for operators but what probes ask, and those are where its clients go.
-    server = msgspec.structs.replace(config.server, **overrides, admin_port=None)
-    config = msgspec.structs.replace(config, server=server)
+    config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, admin_port=None))
     with listening(config) as sockets:
         uvloop.run(_serve(config, secrets, sockets))
 

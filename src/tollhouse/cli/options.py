@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -139,3 +139,19 @@ class Root(Group):
                 # Whoever read the output has seen enough; click ends the program silently.
                 raise
             raise CannotStart(str(error)) from error
+
+
+def listens(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that serves the options ``--host`` and ``--port``; see ``listening_where``."""
+    port = click.option(
+        "--port", type=click.IntRange(0, 65_535), help="The port to listen on, instead of the configured one; 0: any."
+    )
+    return click.option("--host", help="The address to listen on, instead of the configured one.")(port(command))
+
+
+def listening_where(config: "Config", host: str | None, port: int | None) -> "Config":
+    """Return a configuration with the address and port that the command line gives, as far as it does."""
+    import msgspec
+
+    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+    return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **overrides))

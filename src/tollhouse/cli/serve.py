@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from tollhouse import __version__
-from tollhouse.cli.options import Command, Options
+from tollhouse.cli.options import Command, Options, listening_where, listens
 
 if TYPE_CHECKING:
     from tollhouse.apps.api import AsgiApp
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(cls=Command)
-@click.option("--host", help="The address to listen on, instead of the configured one.")
-@click.option(
-    "--port", type=click.IntRange(0, 65_535), help="The port to listen on, instead of the configured one; 0: any."
-)
+@listens
 @click.pass_obj
 def serve(options: Options, host: str | None, port: int | None) -> None:
     """Serve the API, until SIGTERM or Ctrl-C.
@@ -45,7 +42,6 @@ def run(
     Args:
         front: makes what answers in the place of the service's own application, which it may pass requests on to.
     """
-    import msgspec
     import uvloop
 
     from tollhouse.apps.listening import listening
@@ -54,10 +50,8 @@ def run(
     from tollhouse.telemetry.logs import configure_logs
 
     configure_logs(as_json=options.as_json or not sys.stderr.isatty(), level="info")
-    config = options.config()
+    config = listening_where(options.config(), host, port)
     secrets = resolve_secrets(config, options.environ, worker=True)
-    overrides = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
-    config = msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, **overrides))
     # Bound before the database is opened: a port that is taken is found at once, and callers wait instead of failing.
     with listening(config, runs_jobs=config.serves_jobs) as sockets:
         outlast_commands(lambda: uvloop.run(_serve(options, config, secrets, sockets, front)))

@@ -14,7 +14,7 @@ import structlog
 
 from tollhouse.errors import EventsGone, Unavailable
 from tollhouse.events import store
-from tollhouse.events.model import Event, Head, Selection
+from tollhouse.events.model import EVERYTHING, Event, Head, Selection
 from tollhouse.events.order import has_unplaced, place_what_waits
 from tollhouse.storage.database import Database
 
@@ -23,7 +23,6 @@ _MOST_WAITING = 256
 # Followers that read from the table at once; the others wait their turn, so that they leave the database to others too.
 _MOST_REPLAYING = 4
 _AGAIN_S = 1.0
-_EVERYTHING = Selection(has_untenanted=True)
 _LOG = structlog.get_logger("tollhouse.events")
 
 
@@ -99,7 +98,7 @@ class Feed:
     def _look(self, connection: sa.Connection) -> tuple[bool, list[Event]]:
         """Return whether some have no place yet, and those that have."""
         is_any = self._gives_places and has_unplaced(connection)
-        return is_any, store.following(connection, _EVERYTHING, after=self.position, limit=_PAGE)
+        return is_any, store.following(connection, EVERYTHING, after=self.position, limit=_PAGE)
 
     async def replay(self, selection: Selection, *, after: int, through: int) -> list[Event]:
         """Return a page of events from the table; raises EventsGone, Unavailable."""

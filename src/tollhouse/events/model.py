@@ -88,3 +88,7 @@ class Selection(msgspec.Struct, frozen=True):
         if self.user_id is not None and event.user_id != self.user_id:
             return False
         return self.types is None or event.type in self.types
+
+
+EVERYTHING = Selection(has_untenanted=True)
+"""What those read who pass all events on."""

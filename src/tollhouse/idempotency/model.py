@@ -6,12 +6,10 @@ reveals neither the keys, nor the request's body, nor the answer.
 
 import hashlib
 import hmac
-import os
 
 import msgspec
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_NONCE_BYTES = 12
+from tollhouse.kit.sealing import Vault
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -33,13 +31,12 @@ class Claim(msgspec.Struct, frozen=True):
         return f"Claim({self.claim_id[:8]}…)"
 
     def seal(self, answer: bytes) -> bytes:
-        """Encrypt an answer under the caller's derived key: AES-256-GCM, a random nonce in front."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + AESGCM(self.answer_key).encrypt(nonce, answer, self.claim_id.encode())
+        """Encrypt an answer under the caller's derived key."""
+        return Vault(self.answer_key).seal(answer, self.claim_id)
 
     def open(self, sealed: bytes) -> bytes:
         """Decrypt a sealed answer; raises cryptography's InvalidTag when the row was tampered with."""
-        return AESGCM(self.answer_key).decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], self.claim_id.encode())
+        return Vault(self.answer_key).open(sealed, self.claim_id)
 
 
 def claim(api_key: str, idempotency_key: str, canonical_body: bytes, expires_at: str) -> Claim:

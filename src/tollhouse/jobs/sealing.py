@@ -6,32 +6,29 @@ database, without it, holds no prompts and no answers.
 
 import hashlib
 import hmac
-import os
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tollhouse.errors import InternalError
+from tollhouse.kit.sealing import Vault
 
-_NONCE_BYTES = 12
 SEAL_PURPOSE = b"tollhouse jobs: requests and results"
 DIGEST_PURPOSE = b"tollhouse jobs: idempotency"
 
 
 class Seal:
-    """Encrypts by AES-256-GCM, a random nonce in front; what belongs to one job opens for no other."""
+    """Encrypts what belongs to a job, which opens for no other."""
 
     def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
+        self._vault = Vault(key)
 
     def seal(self, job_id: str, content: bytes) -> bytes:
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, content, job_id.encode())
+        return self._vault.seal(content, job_id)
 
     def open(self, job_id: str, sealed: bytes) -> bytes:
         """Return what was sealed; raises InternalError when the row was changed, or sealed under another pepper."""
         try:
-            return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], job_id.encode())
+            return self._vault.open(sealed, job_id)
         except InvalidTag:
             raise InternalError(
                 f"what is kept of {job_id} cannot be read; expected the auth.pepper that it was written under"

@@ -18,15 +18,16 @@ from tollhouse.config.events import Webhooks
 from tollhouse.errors import Unavailable
 from tollhouse.events import store as events
 from tollhouse.events.cloudevents import cloud_event
-from tollhouse.events.model import Event, Selection
+from tollhouse.events.model import EVERYTHING, Event
 from tollhouse.events.order import place_all
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.kit.ids import new_id
+from tollhouse.kit.sealing import Vault
 from tollhouse.storage.database import Database
 from tollhouse.webhooks import store
 from tollhouse.webhooks.model import RETRY_AFTER_S, Claimed, Endpoint, NewDelivery, Result
 from tollhouse.webhooks.sending import Sender
-from tollhouse.webhooks.signing import Vault, new_secret, signed_headers
+from tollhouse.webhooks.signing import new_secret, signed_headers
 
 _EVENTS_AT_ONCE = 500
 # Of all places, those that endpoints may have which have failed of late.
@@ -35,7 +36,6 @@ _SHARE_OF_FAILING = 0.5
 _CLAIM_MARGIN_S = 60
 _AGAIN_S = 1.0
 _MOST_RETRY_AFTER_S = 86_400
-_EVERYTHING = Selection(has_untenanted=True)
 _LOG = structlog.get_logger("tollhouse.webhooks")
 
 
@@ -117,7 +117,7 @@ class Dispatcher:
         cursor = store.lock_cursor(connection)
         if cursor is None:
             return False
-        found = events.following(connection, _EVERYTHING, after=cursor, limit=_EVENTS_AT_ONCE)
+        found = events.following(connection, EVERYTHING, after=cursor, limit=_EVENTS_AT_ONCE)
         if not found:
             return False
         endpoints = store.endpoints(connection)

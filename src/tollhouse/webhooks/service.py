@@ -16,6 +16,7 @@ from tollhouse.events.model import Event
 from tollhouse.events.order import place_all
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.kit.ids import id_text, id_value, new_id
+from tollhouse.kit.sealing import Vault
 from tollhouse.storage.database import Database
 from tollhouse.webhooks import store
 from tollhouse.webhooks.body import (
@@ -31,7 +32,7 @@ from tollhouse.webhooks.body import (
 from tollhouse.webhooks.destination import parse_destination
 from tollhouse.webhooks.dispatcher import new_delivery, new_endpoint
 from tollhouse.webhooks.model import Endpoint
-from tollhouse.webhooks.signing import Vault, new_secret, secret_text
+from tollhouse.webhooks.signing import new_secret, secret_text
 
 TEST_TYPE = "ai.webhook.test"
 _AT_ONCE = 1000

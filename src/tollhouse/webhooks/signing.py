@@ -3,14 +3,10 @@
 import base64
 import hashlib
 import hmac
-import os
 import secrets
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 _PREFIX = "whsec_"
 _SECRET_BYTES = 32
-_NONCE_BYTES = 12
 
 
 def new_secret() -> bytes:
@@ -38,23 +34,3 @@ def signed_headers(secret_list: list[bytes], message_id: str, timestamp_s: int, 
         "webhook-timestamp": str(timestamp_s),
         "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
-
-
-class Vault:
-    """Seals secrets, so that the database alone is no use to whoever reads it.
-
-    Args:
-        key: 32 bytes, derived from the pepper.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
-
-    def seal(self, secret: bytes, endpoint_id: str) -> bytes:
-        """Encrypt an endpoint's secret: AES-256-GCM, a random nonce in front."""
-        nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, secret, endpoint_id.encode())
-
-    def open(self, sealed: bytes, endpoint_id: str) -> bytes:
-        """Decrypt; raises cryptography's InvalidTag where it was tampered with, or is another endpoint's."""
-        return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], endpoint_id.encode())

@@ -10,12 +10,12 @@ from tollhouse.apps.housekeeping import forget_regularly
 from tollhouse.config import Config
 from tollhouse.events.feed import Feed
 from tollhouse.events.retention import forget_old
+from tollhouse.kit.sealing import Vault
 from tollhouse.notifications.service import Notifications
 from tollhouse.telemetry.events import event_metrics
 from tollhouse.webhooks.dispatcher import Dispatcher
 from tollhouse.webhooks.sending import Sender
 from tollhouse.webhooks.service import WebhookAdministration
-from tollhouse.webhooks.signing import Vault
 from tollhouse.wiring.core import Core
 
 

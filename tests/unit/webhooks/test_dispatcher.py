@@ -18,13 +18,13 @@ from tollhouse.errors import InvalidRequest, NotFound
 from tollhouse.events import outbox
 from tollhouse.events.model import NewEvent
 from tollhouse.kit.clock import utc_text
+from tollhouse.kit.sealing import Vault
 from tollhouse.webhooks import store
 from tollhouse.webhooks.body import WebhookChanges, WebhookRequest
 from tollhouse.webhooks.dispatcher import Dispatcher
 from tollhouse.webhooks.model import RETRY_AFTER_S, Result
 from tollhouse.webhooks.sending import Sender
 from tollhouse.webhooks.service import WebhookAdministration
-from tollhouse.webhooks.signing import Vault
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 SETTINGS = Webhooks(timeout_s=5, max_concurrent=8, max_per_endpoint=2, poll_s=0.01)
