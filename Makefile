@@ -21,9 +21,10 @@ found = { command -v $(1) >/dev/null || test -x /usr/sbin/$(1); }
 installed = { test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(1); }
 
-# Most tests wait for processes they have started, so that four at a time are no more than two cores carry.
+# Most tests wait for processes they have started, so that four at a time are no more than two cores carry. In the order of the
+# folders, those that take longest come first, and no worker is left with one of them at the end.
 test: check programs
-	$(RUN) pytest -n 4 --dist loadgroup $(ARGS)
+	$(RUN) pytest -n 4 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: install
 	$(RUN) ruff format --check .

@@ -4,8 +4,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import structlog
 
 from harness import engines
+
+# The default draws each traceback as a picture in colours, which takes longer than most tests do.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 @pytest.fixture(scope="session", params=engines.ENGINES)
@@ -47,6 +57,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in gone]
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_shared_by(item)))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Stop where tests are to be kept together and are not: it would show in nothing but the time that they take."""
+    option = session.config.option
+    if getattr(option, "loadgroup", False) and any("@" not in item.nodeid for item in session.items):
+        raise pytest.UsageError("pytest-xdist does not group tests with this version of pytest")
 
 
 # By a fixture of theirs, files that share processes.

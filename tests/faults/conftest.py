@@ -6,7 +6,7 @@ import pytest
 
 from harness import engines
 from harness.faults_service import started
-from harness.service import NO_BREAKER, Service, limits, model, providers
+from harness.service import NO_BREAKER, NO_SHEDDING, Service, limits, model, providers
 from tollhouse.testing import FakeProvider
 
 PROCESSES = {"sqlite": 1, "postgresql": 4}
@@ -29,7 +29,7 @@ def fake(_fake: FakeProvider) -> FakeProvider:
 
 @pytest.fixture(scope="session")
 def config(_fake: FakeProvider) -> str:
-    return providers(_fake) + model("m", "anthropic") + limits() + NO_BREAKER
+    return providers(_fake) + model("m", "anthropic") + limits() + NO_BREAKER + NO_SHEDDING
 
 
 @pytest.fixture(scope="session")

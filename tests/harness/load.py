@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -27,7 +27,7 @@ class Outcome:
 
     number: int
     status: int | None
-    body: bytes = field(repr=False, default=b"")
+    body: bytes = b""
     retry_after: str | None = None
     sent_s: float = 0.0
     answered_s: float = 0.0

@@ -54,6 +54,9 @@ _POLL_S = 0.005
 _MAX_FOLDER_BYTES = 80
 # PostgreSQL refuses to run as root, so that root's tests run it as "nobody".
 _NOBODY = 65534
+_MEMORY = Path("/dev/shm")
+# For the databases of all processes that run tests at the same time.
+_ROOM_BYTES = 4 * 1024**3
 _IS_ROOT = os.geteuid() == 0
 _numbers = itertools.count(1)
 
@@ -303,7 +306,7 @@ class PostgresServer:
 @cache
 def shared_server() -> PostgresServer:
     """Return the server of this test process, which is started for the first test that asks and stopped at its end."""
-    server = PostgresServer(_temporary_folder())
+    server = PostgresServer(_temporary_folder(in_memory=True))
     server.start()
     # Registered after its folder was, and so called before it is removed.
     atexit.register(server.__exit__)
@@ -378,9 +381,15 @@ def _folder_for_server(folder: Path) -> Path:
     return folder
 
 
-def _temporary_folder() -> Path:
-    """Return a new folder that is removed when this process ends."""
-    folder = Path(tempfile.mkdtemp(prefix="postgres-")).resolve()
+def _temporary_folder(*, in_memory: bool = False) -> Path:
+    """Return a new folder that is removed when this process ends.
+
+    Args:
+        in_memory: there, if there is room. A test's own database has hundreds of files, which a disk takes longer to
+            make than most tests last; and no test takes power away from a server.
+    """
+    has_room = in_memory and _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM_BYTES
+    folder = Path(tempfile.mkdtemp(prefix="postgres-", dir=_MEMORY if has_room else None)).resolve()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 

@@ -41,6 +41,8 @@ SECRETS = {"TEST_ADMIN_KEY": ADMIN_KEY, "TEST_PROVIDER_KEY": PROVIDER_KEY}
 LEASE_S = 2
 NO_BREAKER = "[breaker]\nenabled = false\n"
 """For tests whose providers fail on purpose, again and again."""
+NO_SHEDDING = "[shedding]\nmax_lag_s = 60\n"
+"""For tests that put more on a service than the machine that they run on may carry."""
 DATABASE_KEYS = f"lease_s = {LEASE_S}\n"
 TOLLHOUSE: list[str | Path] = ["-m", "tollhouse"]
 _START_TIMEOUT_S = 60.0
