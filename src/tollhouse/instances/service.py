@@ -14,6 +14,7 @@ from tollhouse import __version__
 from tollhouse.instances import store
 from tollhouse.instances.lease import Lease
 from tollhouse.kit.clock import Clock, utc_text
+from tollhouse.kit.waiting import is_set_within
 from tollhouse.storage.migrate import functions_digest
 
 CHANNEL = "tollhouse_keys"
@@ -100,10 +101,7 @@ class Membership:
                 _LOG.exception("a beat failed on a defect")
                 self._disconnect()
             self._is_told.clear()
-            try:
-                await asyncio.wait_for(self._is_told.wait(), _BEAT_EVERY_S)
-            except TimeoutError:
-                continue
+            await is_set_within(self._is_told, _BEAT_EVERY_S)
 
     async def _turn(self) -> None:
         if self._connection is None:

@@ -1,7 +1,6 @@
 """The engine under the service, as the configuration names it: an embedded SQLite file, or PostgreSQL."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -20,6 +19,7 @@ from tollhouse.keys.pepper import FilePepper, StoredPepper, pepper_path
 from tollhouse.keys.service import Keyring, open_keyring
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.scopes import Scope
+from tollhouse.kit.waiting import is_set_within
 from tollhouse.ledger import sqlite as sqlite_ledger
 from tollhouse.ledger.service import Ledger
 from tollhouse.limits.model import Limit, OwnLimit, Rules
@@ -219,8 +219,7 @@ async def _hold_what_lost_ones_left(database: Database, ledger: Ledger, some_are
                 pass
         except Unavailable as error:
             _LOG.warning("calls of lost instances are held later", reason=error.message)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(some_are_lost.wait(), _LOST_LOOKED_FOR_EVERY_S)
+        await is_set_within(some_are_lost, _LOST_LOOKED_FOR_EVERY_S)
 
 
 async def _know_the_keys(keyring: Keyring, keys_changed: asyncio.Event) -> None:
