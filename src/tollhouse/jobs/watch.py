@@ -15,7 +15,7 @@ from tollhouse.storage.statements import Prepared
 
 MOST_COUNTED = 10_000
 """Jobs of a state are counted up to so many, for the sake of a queue that is very long."""
-_LOOK_EVERY_S = 2.0
+_LOOK_EVERY_S = 5.0
 _JOB = ai_jobs.c
 _LOG = structlog.get_logger("tollhouse.jobs")
 

@@ -23,6 +23,7 @@ from tollhouse.events.order import place_all
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.kit.ids import new_id
 from tollhouse.kit.sealing import Vault
+from tollhouse.kit.waiting import is_set_within
 from tollhouse.storage.database import Database
 from tollhouse.webhooks import store
 from tollhouse.webhooks.model import RETRY_AFTER_S, Claimed, Endpoint, NewDelivery, Result
@@ -78,8 +79,10 @@ class Dispatcher:
         """Deliver until cancelled; ``finish`` then lets the tries end that are under way."""
         while True:
             try:
-                are_more_events = await self.give_out()
-                is_more_due = await self.send_due()
+                work = await self._look()
+                are_more_events = work.has_events and await self.give_out()
+                # What was given out just now is due too.
+                is_more_due = (work.has_events or work.is_any_due) and await self.send_due()
             except Unavailable as error:
                 _LOG.warning("webhooks are sent later", reason=error.message)
                 await asyncio.sleep(_AGAIN_S)
@@ -97,10 +100,12 @@ class Dispatcher:
     async def _pause(self) -> None:
         """Wait until it is time to look again, or a place is free that somebody may be waiting for."""
         self._is_free.clear()
-        try:
-            await asyncio.wait_for(self._is_free.wait(), self._settings.poll_s)
-        except TimeoutError:
-            return
+        await is_set_within(self._is_free, self._settings.poll_s)
+
+    async def _look(self) -> store.Work:
+        """Return what there is to do; an idle dispatcher does nothing else. Raises Unavailable."""
+        now = utc_text(self._clock.now_ms())
+        return await self._database.read(partial(store.look, now=now))
 
     # From events to deliveries.
 

@@ -6,7 +6,14 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from tollhouse.storage.event_schema import ai_event_cursors, ai_webhook_deliveries, ai_webhook_endpoints
+from tollhouse.storage.event_schema import (
+    ai_event_cursors,
+    ai_event_head,
+    ai_events,
+    ai_webhook_deliveries,
+    ai_webhook_endpoints,
+)
+from tollhouse.storage.statements import Prepared
 from tollhouse.webhooks.model import Claimed, Endpoint, NewDelivery, Result
 
 _CURSOR = "webhooks"
@@ -113,6 +120,37 @@ def add_deliveries(connection: sa.Connection, made: Sequence[NewDelivery]) -> No
 def is_any_due(connection: sa.Connection, now: str) -> bool:
     """Whether a delivery is due, of whatever endpoint."""
     return connection.scalar(sa.select(_ROWS.delivery_id).where(_IS_WAITING, _ROWS.next_at <= now).limit(1)) is not None
+
+
+class Work(msgspec.Struct, frozen=True):
+    """What there is to do.
+
+    Attributes:
+        has_events: some were not given to their endpoints yet.
+        is_any_due: a delivery is, of whatever endpoint.
+    """
+
+    has_events: bool
+    is_any_due: bool
+
+
+_POSITION = sa.select(ai_event_cursors.c.position).where(ai_event_cursors.c.name == _CURSOR).scalar_subquery()
+_LAST = sa.select(ai_event_head.c.last_position).scalar_subquery()
+_LOOK = Prepared(
+    sa.select(
+        (sa.func.coalesce(_LAST, 0) > sa.func.coalesce(_POSITION, 0)).label("is_behind"),
+        sa.exists().where(ai_events.c.position.is_(None)).label("is_unplaced"),
+        sa.exists()
+        .where(_ROWS.state == sa.literal_column("'waiting'"), _ROWS.next_at <= sa.bindparam("now"))
+        .label("is_any_due"),
+    )
+)
+
+
+def look(connection: sa.Connection, now: str) -> Work:
+    """Return what there is to do, by one statement."""
+    found = _LOOK.on(connection, now=now).one()
+    return Work(has_events=bool(found.is_behind or found.is_unplaced), is_any_due=bool(found.is_any_due))
 
 
 def due(connection: sa.Connection, now: str, of_each: int) -> list[tuple[str, str, bool]]:
