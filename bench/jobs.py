@@ -18,10 +18,12 @@ async def tollhouse(url: str, jobs: int) -> dict[str, float]:
     """Queue and run jobs of ten tenants."""
     from pathlib import Path
 
+    from tollhouse.jobs.calling import JobCall
     from tollhouse.jobs.model import JOBS_QUEUE, NewJob
     from tollhouse.jobs.queue import JobQueue, QueueRules
     from tollhouse.jobs.sealing import Seal
     from tollhouse.jobs.worker import Worker, WorkerRules
+    from tollhouse.keys.charging import Accounts
     from tollhouse.kit.clock import SystemClock, utc_text
     from tollhouse.kit.ids import new_id
     from tollhouse.storage.database import Database
@@ -65,16 +67,16 @@ async def tollhouse(url: str, jobs: int) -> dict[str, float]:
     done = 0
 
     class Caller:
-        async def call(self, request: bytes, idempotency_key: str) -> bytes:
+        async def call(self, call: JobCall) -> bytes:
             nonlocal done
-            assert request == _PAYLOAD
-            assert idempotency_key
+            assert call.request == _PAYLOAD
+            assert call.idempotency_key
             done += 1
             if done == jobs:
                 worker.stop()
             return b'{"content":"Good."}'
 
-    worker = Worker("bench", queue, seal, Caller(), WorkerRules(concurrency=_AT_ONCE))
+    worker = Worker("bench", queue, seal, Accounts(b"a" * 32), Caller(), WorkerRules(concurrency=_AT_ONCE))
     try:
         return await _measured(enqueue, worker.run)
     finally:

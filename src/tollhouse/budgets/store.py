@@ -210,6 +210,12 @@ def budgets(connection: sa.Connection, billing_period: str, tenant_id: str | Non
     }
 
 
+def budget(connection: sa.Connection, key: BudgetKey) -> Budget | None:
+    """Return one budget of a month, or None where nothing has been counted against it."""
+    row = connection.execute(sa.select(ai_budgets).where(_is(ai_budgets, key))).one_or_none()
+    return None if row is None else Budget(row.cap_nano_usd, row.posted_nano_usd, row.reserved_nano_usd)
+
+
 def standing_caps(connection: sa.Connection, tenant_id: str, billing_period: str) -> dict[BudgetKey, int]:
     """Return the caps in nano-USD that are set below a tenant's own; for service keys the tenant id is ""."""
     rows = connection.execute(sa.select(ai_budget_caps).where(ai_budget_caps.c.tenant_id == tenant_id))

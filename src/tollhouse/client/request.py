@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Required, TypedDict
@@ -16,6 +17,10 @@ from tollhouse.client.settings import Settings
 _MAX_IDEMPOTENCY_KEY = 255
 # Beyond the call's deadline, so that Tollhouse's own word on what became of it still arrives.
 GRACE_S = 2.0
+_OF_HEAD = frozenset({"idempotency_key", "extra_headers"})
+# They say how a message is framed, which is the client's to say.
+_OF_CONNECTION = frozenset({"connection", "content-length", "expect", "te", "trailer", "transfer-encoding", "upgrade"})
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 class Message(TypedDict):
@@ -41,6 +46,7 @@ class CallOptions(TypedDict, total=False):
     response_schema: Mapping[str, Any] | None
     timeout_s: float | None
     idempotency_key: str | None
+    extra_headers: Mapping[str, str] | None
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +64,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: 1 to 255 printable ASCII characters; one is made for the call if none is given. Repeated with
             the same key, a call gets the first answer and is not paid again; give one where the repetition is made by
             somebody else than this client, such as a job that may run twice.
+        extra_headers: sent besides the client's own, such as ``traceparent``.
     """
 
     model: str
@@ -73,6 +80,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     response_schema: Mapping[str, Any] | None = None
     timeout_s: float | None = None
     idempotency_key: str | None = None
+    extra_headers: Mapping[str, str] | None = None
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -120,16 +128,16 @@ class Requests:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s: expected seconds above 0, found {timeout_s}")
         key = new_idempotency_key() if call.idempotency_key is None else checked_key(call.idempotency_key)
-        fields = {name: getattr(call, name) for name in Call.__struct_fields__ if name != "idempotency_key"}
+        fields = {name: getattr(call, name) for name in Call.__struct_fields__ if name not in _OF_HEAD}
         fields["tenant_id"] = self._settings.tenant_id if call.tenant_id is None else call.tenant_id
         fields["feature_slug"] = call.feature_slug or self._settings.feature_slug
         fields["timeout_s"] = timeout_s
         if stream:
             fields["stream"] = True
         accepted = "text/event-stream" if stream else "application/json"
-        headers = [("Accept", accepted), ("Content-Type", "application/json"), ("Idempotency-Key", key)]
-        target = f"{self._origin.prefix}/ai/complete"
-        return Request("POST", target, [*self._headers, *headers], _body(fields), timeout_s, key)
+        headers = [*self._headers, ("Accept", accepted), ("Content-Type", "application/json"), ("Idempotency-Key", key)]
+        headers += _checked_headers(call.extra_headers or {}, headers)
+        return Request("POST", f"{self._origin.prefix}/ai/complete", headers, _body(fields), timeout_s, key)
 
     def usage(self, tenant_id: int | str | None, period: str | None, group_by: GroupBy | None) -> Request:
         """Return the request for a tenant's usage."""
@@ -153,6 +161,18 @@ def checked_key(key: str) -> str:
             f"idempotency_key: expected 1 to {_MAX_IDEMPOTENCY_KEY} printable ASCII characters, no space at either end"
         )
     return key
+
+
+def _checked_headers(extra: Mapping[str, str], own: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return headers as they may be sent; raises ValueError."""
+    taken = {name.lower() for name, _ in own} | _OF_CONNECTION
+    for name, value in extra.items():
+        if not _TOKEN.fullmatch(name) or name.lower() in taken:
+            raise ValueError(f"extra_headers: {name!r} is no name of a header, or one that the client sends itself")
+        if not value.isascii() or not value.isprintable():
+            raise ValueError(f"extra_headers: {name}: expected printable ASCII characters")
+        taken.add(name.lower())
+    return list(extra.items())
 
 
 def _body(fields: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from tollhouse.completions.relay import Sink
 from tollhouse.completions.wire.base import Api
 from tollhouse.errors import InvalidRequest, TollhouseError
 from tollhouse.keys.bearer import bearer_key, client_key, key_of, query_key, several_keys
+from tollhouse.keys.charging import CHARGED_KEY_HEADER, SECRET_PURPOSE, Accounts
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
 from tollhouse.kit.headers import RepeatedHeader, single_values
@@ -37,6 +38,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         headers: all of them, where a client's own API needs more than that; names in lower case.
         timeout: the deadline that the head sets, as it was sent.
+        charged: on whose account it is, where that is not the caller's.
     """
 
     principal: Principal
@@ -44,6 +46,7 @@ class Caller(msgspec.Struct, frozen=True, gc=False):
     idempotency_key: str | None
     headers: Mapping[str, str] = {}
     timeout: str | None = None
+    charged: Principal | None = None
 
 
 class Route(Protocol):
@@ -74,12 +77,13 @@ class CompleteRoute:
 
     def __init__(self, keyring: Keyring, planner: Planner, pipeline: Pipeline) -> None:
         self._keyring = keyring
+        self._accounts = Accounts(keyring.derive(SECRET_PURPOSE))
         self._planner = planner
         self._pipeline = pipeline
 
     def identify(self, headers: RawHeaders) -> Caller:
         try:
-            authorization, idempotency_key, timeout = single_values(headers, _OF_COMPLETE)
+            authorization, idempotency_key, timeout, account = single_values(headers, _OF_COMPLETE)
         except RepeatedHeader as error:
             if error.name == "authorization":
                 raise several_keys() from None
@@ -88,16 +92,19 @@ class CompleteRoute:
             raise InvalidRequest(f"{error.name.title()}: expected once") from None
         api_key = key_of(authorization)
         principal = self._keyring.identify(api_key)
+        key = None if idempotency_key is None else idempotency_key.decode("latin-1")
         return Caller(
             principal,
             api_key,
-            None if idempotency_key is None else idempotency_key.decode("latin-1"),
+            key,
             timeout=None if timeout is None else timeout.decode("latin-1"),
+            charged=None if account is None else self._accounts.charged(principal, account, key),
         )
 
     def serve(self, caller: Caller, body: bytes, request_id: str, sink: Sink) -> Awaitable[Answer | None]:
+        principal = caller.charged or caller.principal
         call = self._planner.plan(
-            decode_body(body), caller.principal, caller.api_key, caller.idempotency_key, request_id, caller.timeout
+            decode_body(body), principal, caller.api_key, caller.idempotency_key, request_id, caller.timeout
         )
         return self._pipeline.complete(call, sink)
 
@@ -244,7 +251,7 @@ def _named(headers: RawHeaders) -> dict[str, str]:
     return named
 
 
-_OF_COMPLETE = (b"authorization", b"idempotency-key", b"x-request-timeout")
+_OF_COMPLETE = (b"authorization", b"idempotency-key", b"x-request-timeout", CHARGED_KEY_HEADER.lower().encode())
 _SSE = b"alt=sse"
 _DECIDING = frozenset({"idempotency-key", "x-tenant-id", "x-user-id", "x-feature-slug", "x-request-timeout"})
 

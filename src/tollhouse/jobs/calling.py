@@ -9,6 +9,7 @@ from tollhouse.client.asynchronous import AsyncClient
 from tollhouse.client.model import Completion
 from tollhouse.client.settings import RetryPolicy
 from tollhouse.jobs.model import Failure
+from tollhouse.keys.charging import CHARGED_KEY_HEADER
 
 Verdict = Literal["final", "again", "wait", "away", "lost", "crashed"]
 """What a try without an answer means.
@@ -20,6 +21,8 @@ call was made, and its answer will not be had. ``crashed``: what made the call e
 
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 _NOT_SENT = ("stream",)
+# Its message has words of the provider's in it; all others are Tollhouse's own.
+_REJECTED = "ai_provider_rejected"
 
 
 class TryFailed(Exception):
@@ -38,6 +41,19 @@ class TryFailed(Exception):
         self.failure = failure
         self.retry_after_s = retry_after_s
         self.is_unknown = is_unknown
+
+
+class JobCall(msgspec.Struct, frozen=True):
+    """The call of a job.
+
+    Attributes:
+        request: the body of ``POST /ai/complete``.
+        account: the value of ``X-Charged-Key``: which key's call it counts as.
+    """
+
+    request: bytes
+    idempotency_key: str
+    account: str
 
 
 class CallerSettings(msgspec.Struct, frozen=True):
@@ -73,19 +89,16 @@ class ServiceCaller:
             ca_file=settings.ca_file,
         )
 
-    async def call(self, request: bytes, idempotency_key: str) -> bytes:
-        """Make a job's call; return the answer's JSON.
-
-        Args:
-            request: the body of ``POST /ai/complete``.
-
-        Raises:
-            TryFailed: there is no answer.
-        """
-        fields: dict[str, Any] = msgspec.json.decode(request)
+    async def call(self, call: JobCall) -> bytes:
+        """Make a job's call; return the answer's JSON; raises TryFailed."""
+        fields: dict[str, Any] = msgspec.json.decode(call.request)
         given = {name: value for name, value in fields.items() if value is not None and name not in _NOT_SENT}
         try:
-            completion = await self._client.complete(**given, idempotency_key=idempotency_key)
+            completion = await self._client.complete(
+                **given,
+                idempotency_key=call.idempotency_key,
+                extra_headers={CHARGED_KEY_HEADER: call.account},
+            )
         except errors.TollhouseError as error:
             verdict, is_unknown = _verdict(error), error.may_be_billed
             raise TryFailed(verdict, _failure(error), error.retry_after_s, is_unknown=is_unknown) from error
@@ -123,6 +136,8 @@ def _verdict(error: errors.TollhouseError) -> Verdict:
 
 def _failure(error: errors.TollhouseError) -> Failure:
     """Return what the user of a job is told of an error."""
+    if error.code == _REJECTED:
+        return Failure(error.code, "the provider refused the request", said=error.message)
     if error.code is not None:
         return Failure(error.code, error.message)
     code = "ai_timeout" if isinstance(error, errors.DeadlineExceeded) else "ai_unavailable"

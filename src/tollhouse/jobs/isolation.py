@@ -11,7 +11,7 @@ import sys
 
 import msgspec
 
-from tollhouse.jobs.calling import CallerSettings, ServiceCaller, TryFailed, Verdict
+from tollhouse.jobs.calling import CallerSettings, JobCall, ServiceCaller, TryFailed, Verdict
 from tollhouse.jobs.model import Failure
 
 # Lines of JSON go to and fro; what is asked and answered is bounded by whoever takes it.
@@ -25,8 +25,7 @@ _MOST_PROCESSES = 8
 
 class _Asked(msgspec.Struct, frozen=True):
     settings: CallerSettings
-    request: bytes
-    idempotency_key: str
+    call: JobCall
 
 
 class _Told(msgspec.Struct, frozen=True):
@@ -50,18 +49,18 @@ class IsolatedCaller:
         self._idle: dict[asyncio.subprocess.Process, asyncio.TimerHandle] = {}
         self._room = asyncio.Semaphore(_MOST_PROCESSES)
 
-    async def call(self, request: bytes, idempotency_key: str) -> bytes:
+    async def call(self, call: JobCall) -> bytes:
         """Make a job's call; raises TryFailed, with the verdict ``crashed`` where the process ended without a word."""
         async with self._room:
-            return await self._call(request, idempotency_key)
+            return await self._call(call)
 
-    async def _call(self, request: bytes, idempotency_key: str) -> bytes:
+    async def _call(self, call: JobCall) -> bytes:
         process = self._take() or await _start()
         assert process.stdin is not None
         assert process.stdout is not None
         told = b""
         try:
-            process.stdin.write(_encode(_Asked(self._settings, request, idempotency_key)) + b"\n")
+            process.stdin.write(_encode(_Asked(self._settings, call)) + b"\n")
             told = await process.stdout.readline()
         finally:
             if not told:
@@ -153,7 +152,7 @@ async def _serve() -> None:
 async def _call(asked: _Asked) -> _Told:
     caller = ServiceCaller(asked.settings, max_calls=1)
     try:
-        return _Told(await caller.call(asked.request, asked.idempotency_key))
+        return _Told(await caller.call(asked.call))
     except TryFailed as failed:
         return _Told(None, failed.verdict, failed.failure, failed.retry_after_s, failed.is_unknown)
     finally:

@@ -14,10 +14,15 @@ REPORTS_QUEUE = "ai-reports"
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why a job failed, as its user is told: a code of the public contract, and a sentence without prompt or answer."""
+    """Why a job failed: a code of the public contract, and a sentence without prompt or answer.
+
+    Attributes:
+        said: what the provider said, which may repeat the prompt: it is kept sealed, for who may see the answer.
+    """
 
     code: str
     message: str
+    said: str = ""
 
 
 class Part(msgspec.Struct, frozen=True):

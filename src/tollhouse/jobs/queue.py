@@ -144,9 +144,15 @@ class JobQueue:
         """End a job with its result; False when it is no longer that run's, and nothing was written."""
         return await self._write_end(job, "complete", lambda connection: self._end(connection, job, sealed_result))
 
-    async def fail(self, job: Job, failure: Failure) -> bool:
-        """End a job without a result; False as ``complete``."""
-        return await self._write_end(job, "failed", lambda connection: self._fail(connection, job, failure))
+    async def fail(self, job: Job, failure: Failure, sealed_words: bytes | None = None) -> bool:
+        """End a job without a result; False as ``complete``.
+
+        Args:
+            sealed_words: what the provider said.
+        """
+        return await self._write_end(
+            job, "failed", lambda connection: self._fail(connection, job, failure, sealed_words)
+        )
 
     async def crashed(self, job: Job) -> bool:
         """Count a crash of what ran a job alone, while its worker lives; False as ``complete``."""
@@ -203,8 +209,11 @@ class JobQueue:
         ended = store.end(connection, job, "complete", now=now, expires_at=expires_at, sealed_result=sealed_result)
         return self._tell_of(connection, ended)
 
-    def _fail(self, connection: sa.Connection, job: Job, failure: Failure) -> bool:
-        ended = store.end(connection, job, "failed", now=self._now(), expires_at=self._expires_at(), failure=failure)
+    def _fail(self, connection: sa.Connection, job: Job, failure: Failure, sealed_words: bytes | None = None) -> bool:
+        now, expires_at = self._now(), self._expires_at()
+        ended = store.end(
+            connection, job, "failed", now=now, expires_at=expires_at, sealed_result=sealed_words, failure=failure
+        )
         return self._tell_of(connection, ended)
 
     async def take_back_lapsed(self) -> int:

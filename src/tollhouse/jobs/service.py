@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from tollhouse.budgets import store as budgets
-from tollhouse.budgets.model import BudgetKey
+from tollhouse.budgets.model import budget_keys
 from tollhouse.completions.call import Whose, feature_of, tenant_of
 from tollhouse.completions.decoding import check
 from tollhouse.completions.model import CompleteBody
@@ -263,13 +263,13 @@ class Jobs:
     async def status(self, reader: Reader, job_id: str) -> JobStatus:
         """Return where a job is, and its result once it is complete, unless the key may read alone; raises NotFound."""
         job, result, _ = await self._database.read(self._seen_by(reader, job_id))
-        if not reader.principal.may_complete:
-            result = None
-        return job_status(job, None if result is None else self._seal.open(job.job_id, result))
+        job, answer = self._opened(reader, job, result)
+        return job_status(job, answer)
 
     async def report(self, reader: Reader, job_id: str) -> ReportStatus:
         """Return where a report is; raises NotFound."""
-        job, _, _ = await self._database.read(self._seen_by(reader, job_id, REPORTS_QUEUE))
+        job, result, _ = await self._database.read(self._seen_by(reader, job_id, REPORTS_QUEUE))
+        job, _ = self._opened(reader, job, result)
         return report_status(job)
 
     async def download(
@@ -291,12 +291,18 @@ class Jobs:
             hint = "; ?partial=true returns the rows that are there" if job.parts else ""
             raise Conflict(f"{job_id} is {job.state}, and has no result to download{hint}")
         if job.parts:
-            opened = [
-                (part, None if sealed is None else self._seal.open(part.job_id, sealed)) for part, sealed in parts
-            ]
-            return results.rows(job, opened)
+            return results.rows(job, [self._opened(reader, part, sealed) for part, sealed in parts])
         assert result is not None, "what is complete has a result"
         return results.whole(job, self._seal.open(job.job_id, result))
+
+    def _opened(self, reader: Reader, job: Job, sealed: bytes | None) -> tuple[Job, bytes | None]:
+        """Return a job and its answer, as far as who asks may see them; one that failed has what the provider said."""
+        if sealed is None or not reader.principal.may_complete:
+            return job, None
+        opened = self._seal.open(job.job_id, sealed)
+        if job.state == "failed":
+            return msgspec.structs.replace(job, error_message=opened.decode()), None
+        return job, opened
 
     async def cancel(self, reader: Reader, job_id: str) -> JobStatus:
         """End what of a job has not been started; raises NotFound, Conflict, Forbidden."""
@@ -330,18 +336,17 @@ class Jobs:
 
 def room_nano_usd(connection: sa.Connection, job: NewJob, period: str) -> int | None:
     """Return what is left of the budget that has the least left for a job, in nano-USD; None where none is set."""
-    known = budgets.budgets(connection, period, job.tenant_id)
-    standing = budgets.standing_caps(connection, job.tenant_id, period)
     rooms = []
-    for scope, scope_id in (("tenant", ""), ("user", job.user_id), ("feature", job.feature_slug)):
-        key = BudgetKey(job.tenant_id, period, scope, scope_id)  # type: ignore[arg-type]
-        if key in known:
-            rooms.append(known[key].cap_nano_usd - known[key].posted_nano_usd - known[key].reserved_nano_usd)
-        elif key in standing:
-            rooms.append(standing[key])
-        elif scope == "tenant" and (module := tenants.find(connection, job.tenant_id)) is not None:
+    for key in budget_keys(job.tenant_id, period, job.user_id, job.feature_slug, job.key_id):
+        budget = budgets.budget(connection, key)
+        if budget is not None:
+            rooms.append(budget.left_nano_usd)
+        elif key.scope == "tenant":
+            module = tenants.find(connection, job.tenant_id)
             # Nothing was spent in a month without a row.
-            rooms.append(module.budget_nano_usd)
+            rooms += [] if module is None else [module.budget_nano_usd]
+        elif (cap := budgets.standing_cap(connection, key)) is not None:
+            rooms.append(cap)
     return min(rooms, default=None)
 
 

@@ -327,6 +327,7 @@ def end(
 
     Args:
         expires_at: when what is kept of it is forgotten.
+        sealed_result: the answer, or of a job that failed what the provider said.
     """
     ended = _END.on(
         connection,
@@ -410,6 +411,7 @@ def again(connection: sa.Connection, job: Job, due_ms: int) -> Job | None:
         "error_message": "",
         "finished_at": None,
         "expires_at": None,
+        "sealed_result": None,
     }
     failed_parts = connection.execute(
         sa.update(ai_jobs)

@@ -1,7 +1,6 @@
 """A worker: claims jobs, makes their calls, and writes what came of them, for as long as it holds their leases."""
 
 import asyncio
-import contextlib
 import math
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -11,10 +10,12 @@ import msgspec
 import structlog
 
 from tollhouse.errors import TollhouseError, Unavailable
-from tollhouse.jobs.calling import TryFailed
+from tollhouse.jobs.calling import JobCall, TryFailed
 from tollhouse.jobs.model import Claimed, Failure, Job
 from tollhouse.jobs.queue import JobQueue
 from tollhouse.jobs.sealing import Seal
+from tollhouse.keys.charging import Accounts
+from tollhouse.kit.waiting import is_set_within
 
 _LOG = structlog.get_logger("tollhouse.worker")
 # How long nothing is asked of a service that cannot be reached: from, and up to.
@@ -31,7 +32,7 @@ _FIRE_EVERY_S = 1.0
 class Caller(Protocol):
     """Makes a job's call."""
 
-    async def call(self, request: bytes, idempotency_key: str) -> bytes:
+    async def call(self, call: JobCall) -> bytes:
         """Return the answer's JSON; raises TryFailed."""
 
 
@@ -58,6 +59,7 @@ class Worker:
 
     Args:
         name: tells it from other workers.
+        accounts: signs that calls are made on the account of who asked for the job.
         isolated: makes the calls of jobs that a worker may have died of, each where it can end nothing else.
         fire_due: makes the jobs of schedules that are due.
     """
@@ -67,6 +69,7 @@ class Worker:
         name: str,
         queue: JobQueue,
         seal: Seal,
+        accounts: Accounts,
         caller: Caller,
         rules: WorkerRules,
         *,
@@ -78,6 +81,7 @@ class Worker:
         self._name = name
         self._queue = queue
         self._seal = seal
+        self._accounts = accounts
         self._caller = caller
         self._rules = rules
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
@@ -87,13 +91,12 @@ class Worker:
         self._unknown: set[tuple[str, int]] = set()
         self._away = 0
         self._away_until_s = 0.0
+        self._has_ended = asyncio.Event()
 
     async def run(self) -> None:
         """Work until ``stop`` is called, then finish what is held, or return it to the queue."""
-        duties = [
-            asyncio.create_task(self._regularly(self._keep_leases, self._queue.rules.lease_s / 3, is_first=True)),
-            asyncio.create_task(self._regularly(self._queue.forget_expired, _FORGET_EVERY_S)),
-        ]
+        keeping = asyncio.create_task(self._regularly(self._keep_leases, self._queue.rules.lease_s / 3, is_first=True))
+        duties = [asyncio.create_task(self._regularly(self._queue.forget_expired, _FORGET_EVERY_S))]
         if self._fire_due is not None:
             duties.append(asyncio.create_task(self._regularly(self._fire_due, _FIRE_EVERY_S)))
         try:
@@ -101,9 +104,12 @@ class Worker:
                 await self._round()
             await self._finish()
         finally:
+            self._has_ended.set()
             for duty in duties:
                 duty.cancel()
-            await asyncio.wait(duties)
+            # A write goes on in its thread when its task is cancelled: one that prolongs the lease has to end before
+            # this worker leaves, or would bring it back.
+            await asyncio.wait([keeping, *duties])
         try:
             await self._queue.leave(self._name)
         except Unavailable as error:
@@ -141,8 +147,7 @@ class Worker:
         if claimed and len(claimed) == room and not self._away:
             return
         poll_s = self._rules.poll_s * random.uniform(0.75, 1.25)  # noqa: S311 - it spreads load
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(arrived.wait(), max(rest_s, poll_s) if rest_s > 0 else poll_s)
+        await is_set_within(arrived, max(rest_s, poll_s) if rest_s > 0 else poll_s)
 
     def _begin(self, claimed: Claimed) -> None:
         job = claimed.job
@@ -163,12 +168,12 @@ class Worker:
             request = self._seal.open(job.job_id, claimed.sealed_request)
             # What was under way beside others when its worker ended shows by itself whether that was its doing.
             caller = self._isolated if job.interruptions else self._caller
-            answer = await caller.call(request, job.idempotency_key)
+            account = self._accounts.sign(job.key_id, job.service, job.idempotency_key)
+            answer = await caller.call(JobCall(request, job.idempotency_key, account))
         except TryFailed as failed:
             await self._after(job, failed)
         except TollhouseError as error:
-            failure = Failure(error.code, error.message)
-            await self._write(job, lambda: self._queue.fail(job, failure))
+            await self._fail(job, Failure(error.code, error.message))
         except Exception:  # noqa: BLE001 - a defect in one job must not end the worker
             _LOG.exception("a job failed on a defect", job_id=job.job_id)
             defect = TryFailed("again", Failure("ai_internal_error", "something went wrong; it has been logged"))
@@ -177,6 +182,10 @@ class Worker:
             self._is_back()
             sealed = self._seal.seal(job.job_id, answer)
             await self._write(job, lambda: self._queue.complete(job, sealed))
+
+    async def _fail(self, job: Job, failure: Failure) -> None:
+        said = self._seal.seal(job.job_id, failure.said.encode()) if failure.said else None
+        await self._write(job, lambda: self._queue.fail(job, failure, said))
 
     async def _after(self, job: Job, failed: TryFailed) -> None:
         """Decide what follows a try without an answer."""
@@ -201,7 +210,7 @@ class Worker:
             await self._write(job, lambda: self._queue.wait(job, pause_s))
         elif verdict == "final" or job.tries >= self._rules.max_tries:
             _LOG.warning("a job failed", **told, tries=job.tries)
-            await self._write(job, lambda: self._queue.fail(job, failure))
+            await self._fail(job, failure)
         else:
             longest_s = self._rules.retry_pause_s * 2.0 ** (job.tries - 1)
             pause_s = _jittered(min(_LONGEST_PAUSE_S, longest_s))
@@ -268,10 +277,8 @@ class Worker:
     async def _regularly(
         self, duty: Callable[[], Coroutine[None, None, object]], every_s: float, *, is_first: bool = False
     ) -> None:
-        """Do something now and then, also at once where it ``is_first``."""
-        while True:
-            if not is_first:
-                await asyncio.sleep(every_s)
+        """Do something now and then until this worker has ended, also at once where it ``is_first``."""
+        while not await is_set_within(self._has_ended, 0 if is_first else every_s):
             is_first = False
             try:
                 await duty()

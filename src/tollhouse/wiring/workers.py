@@ -20,6 +20,7 @@ from tollhouse.jobs.sealing import DIGEST_PURPOSE, SEAL_PURPOSE, Seal
 from tollhouse.jobs.service import Jobs, Plan, ReportRules
 from tollhouse.jobs.templating import load_templates
 from tollhouse.jobs.watch import JobWatch
+from tollhouse.keys.charging import SECRET_PURPOSE, Accounts
 from tollhouse.keys.model import Principal
 from tollhouse.keys.pepper import StoredPepper
 from tollhouse.keys.service import Keyring, open_keyring
@@ -53,6 +54,7 @@ class JobParts(msgspec.Struct, frozen=True):
     dead_letters: DeadLetters
     schedules: Schedules
     watch: JobWatch
+    accounts: Accounts
 
 
 def make_jobs(config: Config, engine: Engine, clock: Clock, plan: Plan | None = None) -> JobParts:
@@ -72,7 +74,8 @@ def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, p
     jobs = Jobs(database, queue, seal, keyring.derive(DIGEST_PURPOSE), clock, templates, rules, plan)
     dead_letters = DeadLetters(database, queue, clock)
     schedules = Schedules(database, queue, seal, jobs, clock, queue.time_ms)
-    return JobParts(queue, seal, jobs, dead_letters, schedules, JobWatch(database, queue))
+    accounts = Accounts(keyring.derive(SECRET_PURPOSE))
+    return JobParts(queue, seal, jobs, dead_letters, schedules, JobWatch(database, queue), accounts)
 
 
 def job_duties(parts: JobParts, metrics: Metrics) -> tuple[Callable[[], Awaitable[None]], ...]:
@@ -159,7 +162,8 @@ def _worker(config: Config, parts: JobParts, url: str, api_key: str) -> tuple["W
         await isolated.close()
         await caller.close()
 
-    return Worker(name, parts.queue, parts.seal, caller, rules, isolated=isolated, fire_due=fire_due), close
+    worker = Worker(name, parts.queue, parts.seal, parts.accounts, caller, rules, isolated=isolated, fire_due=fire_due)
+    return worker, close
 
 
 @asynccontextmanager

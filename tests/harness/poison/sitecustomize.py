@@ -8,15 +8,15 @@ import signal
 import sys
 from pathlib import Path
 
-from tollhouse.jobs.calling import ServiceCaller
+from tollhouse.jobs.calling import JobCall, ServiceCaller
 
 _call = ServiceCaller.call
 
 
-async def _poisoned(self: ServiceCaller, request: bytes, idempotency_key: str) -> bytes:
-    if b"poison" in request:
+async def _poisoned(self: ServiceCaller, call: JobCall) -> bytes:
+    if b"poison" in call.request:
         os.kill(os.getpid(), signal.SIGKILL)
-    return await _call(self, request, idempotency_key)
+    return await _call(self, call)
 
 
 ServiceCaller.call = _poisoned  # type: ignore[method-assign]

@@ -88,6 +88,39 @@ def test_rows_that_might_not_all_fit_the_budget_are_not_begun(service, fake, ove
     assert over(service, job_id, key)["status"] == "complete"
 
 
+def test_a_job_counts_against_the_cap_and_in_the_name_of_the_key_that_asked_for_it(service, fake, over):
+    tenant = service.tenant()
+    made = service.new_key(tenants=[tenant], service="shop")
+    over(service, submit(service, body_for(tenant), made["key"]), made["key"])
+    (row,) = service.rows(tenant_id=tenant)
+    assert (row["key_id"], row["service"]) == (made["key_id"], "shop")
+    service.admin("PUT", f"/admin/keys/{made['key_id']}/budget", {"budget_usd": 0})
+    params = {"template": "batch-analysis", "task": "Rate it.", "rows": [1]}
+    reply = service.request("POST", "/reports/generate", {"tenant_id": tenant, "params": params}, key=made["key"])
+    assert (reply.status, reply.code) == (402, "ai_budget_exceeded")
+    told = over(service, submit(service, body_for(tenant), made["key"]), made["key"])
+    assert (told["status"], told["error"]) == ("failed", "ai_budget_exceeded")
+    other = service.new_key(tenants=[tenant])["key"]
+    assert over(service, submit(service, body_for(tenant), other), other)["status"] == "complete"
+
+
+def test_what_the_provider_said_of_a_job_is_told_to_who_asked_and_stands_nowhere_else(service, fake, over):
+    tenant = service.tenant()
+    key = service.new_key(tenants=[tenant])["key"]
+    reader = service.new_key(tenants=[tenant], role="reader")["key"]
+    fake.behave(Behaviour(status=400, reason="You said: the king is bald."))
+    job_id = submit(service, body_for(tenant), key)
+    told = over(service, job_id, key)
+    assert (told["error"], told["attempts"]) == ("ai_provider_rejected", 1)
+    assert "the king is bald" in told["message"]
+    plain = "the provider refused the request"
+    assert service.request("GET", f"/ai/jobs/{job_id}", key=reader).json["message"] == plain
+    assert service.request("GET", f"/admin/jobs/{job_id}").json["message"] == plain
+    (event,) = service.query("SELECT data FROM ai_events WHERE type = 'ai.job.failed' AND subject = ?", job_id)
+    assert plain in event["data"]
+    assert "bald" not in event["data"]
+
+
 def test_a_budget_that_is_used_up_ends_a_job_at_its_first_try(service, fake, over):
     tenant = service.tenant(budget_usd=0)
     key = service.new_key(tenants=[tenant])["key"]

@@ -62,6 +62,32 @@ def test_headers():
     assert dict(sent(stream=True).headers)["Accept"] == "text/event-stream"
 
 
+def test_headers_of_the_callers_own_go_with_it():
+    request = sent(extra_headers={"traceparent": "00-1-2-01"})
+    assert dict(request.headers)["traceparent"] == "00-1-2-01"
+    assert b"traceparent" not in request.body
+
+
+@pytest.mark.parametrize(
+    ("headers", "match"),
+    [
+        ({"": "1"}, "is no name"),
+        ({"a b": "1"}, "is no name"),
+        ({"a\r\nb": "1"}, "is no name"),
+        ({"authorization": "Bearer x"}, "sends itself"),
+        ({"idempotency-key": "x"}, "sends itself"),
+        ({"Content-Length": "0"}, "sends itself"),
+        ({"Transfer-Encoding": "chunked"}, "sends itself"),
+        ({"x": "1", "X": "2"}, "sends itself"),
+        ({"x": "a\r\nb: c"}, "x: expected printable"),
+        ({"x": "é"}, "x: expected printable"),
+    ],
+)
+def test_headers_that_would_change_the_request_are_refused(headers, match):
+    with pytest.raises(ValueError, match=match):
+        sent(extra_headers=headers)
+
+
 def test_every_call_has_a_key_of_its_own():
     keys = [sent().idempotency_key for _ in range(1000)]
     assert len(set(keys)) == 1000

@@ -6,24 +6,26 @@ import signal
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from harness import poison
 from harness.service import free_port
 from tollhouse.jobs import isolation
-from tollhouse.jobs.calling import CallerSettings, TryFailed
+from tollhouse.jobs.calling import CallerSettings, JobCall, TryFailed
 from tollhouse.jobs.isolation import IsolatedCaller
 
 pytestmark = pytest.mark.engine("sqlite")
 
 REQUEST = b'{"model":"m","user_message":"hello"}'
+CALL = JobCall(REQUEST, "job_1", "account")
 
 
-def failure_of(request: bytes) -> TryFailed:
+def failure_of(call: JobCall) -> TryFailed:
     async def work() -> None:
         caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{free_port()}", "th_key"))
         try:
-            await caller.call(request, "job_1")
+            await caller.call(call)
         finally:
             await caller.close()
 
@@ -33,13 +35,13 @@ def failure_of(request: bytes) -> TryFailed:
 
 
 def test_what_came_of_a_call_is_told_as_it_was_there():
-    failed = failure_of(REQUEST)
+    failed = failure_of(CALL)
     assert (failed.verdict, failed.failure.code) == ("away", "ai_unavailable")
 
 
 def test_a_process_that_ends_without_a_word_has_crashed(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(poison.__path__[0])))
-    failed = failure_of(REQUEST.replace(b"hello", b"poison"))
+    failed = failure_of(msgspec.structs.replace(CALL, request=REQUEST.replace(b"hello", b"poison")))
     assert (failed.verdict, failed.failure.message) == ("crashed", "the process that ran it ended with -9")
 
 
@@ -49,7 +51,7 @@ def test_a_process_makes_one_call_after_another():
         used = set()
         for _ in range(3):
             with pytest.raises(TryFailed):
-                await caller.call(REQUEST, "job_1")
+                await caller.call(CALL)
             used |= set(_children())
         assert len(used) == 1
         await caller.close()
@@ -61,7 +63,7 @@ def test_a_process_makes_one_call_after_another():
 def test_a_call_that_is_given_up_leaves_no_process_behind():
     async def work(port: int) -> list[int]:
         caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{port}", "k"))
-        calling = asyncio.create_task(caller.call(REQUEST, "j"))
+        calling = asyncio.create_task(caller.call(CALL))
         async with asyncio.timeout(30):
             while not (found := _children()):
                 await asyncio.sleep(0.01)
@@ -80,7 +82,7 @@ def test_a_signal_that_tells_all_processes_to_stop_is_not_taken_for_the_jobs_doi
 
     async def work(server: socket.socket) -> None:
         caller = IsolatedCaller(CallerSettings(f"http://127.0.0.1:{server.getsockname()[1]}", "k"))
-        calling = asyncio.create_task(caller.call(REQUEST, "j"))
+        calling = asyncio.create_task(caller.call(CALL))
         asked, _ = await asyncio.to_thread(server.accept)
         (child,) = _children()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -111,7 +113,7 @@ def test_suspects_have_a_bounded_number_of_processes(monkeypatch):
                 await asyncio.sleep(0.005)
 
         watching = asyncio.create_task(watch())
-        came = await asyncio.gather(*(caller.call(REQUEST, f"j{n}") for n in range(5)), return_exceptions=True)
+        came = await asyncio.gather(*(caller.call(CALL) for _ in range(5)), return_exceptions=True)
         watching.cancel()
         assert all(isinstance(each, TryFailed) for each in came)
         assert most == 2

@@ -5,16 +5,23 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from harness.jobs import Queue, run_on_queue
 from tollhouse.client import errors
-from tollhouse.jobs.calling import TryFailed, _failure, _verdict
+from tollhouse.jobs import lookup
+from tollhouse.jobs.calling import JobCall, TryFailed, _failure, _verdict
 from tollhouse.jobs.model import Failure
 from tollhouse.jobs.queue import CRASHED, QueueRules
 from tollhouse.jobs.sealing import Seal
 from tollhouse.jobs.worker import Worker, WorkerRules
+from tollhouse.keys.charging import Accounts
+from tollhouse.keys.model import Principal
 
 SEAL = Seal(b"k" * 32)
+ACCOUNTS = Accounts(b"a" * 32)
+WORKER = Principal("key_of_the_worker", "worker", "service", frozenset({"42"}))
+SUBMITTER = Principal("k", "shop", "service", frozenset({"42"}))
 RULES = WorkerRules(concurrency=3, retry_pause_s=0.0, poll_s=0.005, stop_timeout_s=5)
 
 
@@ -31,9 +38,11 @@ class Scripted:
         self.under_way = 0
         self.at_once: list[int] = []
 
-    async def call(self, request: bytes, idempotency_key: str) -> bytes:
-        assert request == b"request of " + idempotency_key.partition(".")[0].encode()
-        self.calls.append(idempotency_key)
+    async def call(self, call: JobCall) -> bytes:
+        key = call.idempotency_key
+        assert call.request == b"request of " + key.partition(".")[0].encode()
+        assert ACCOUNTS.charged(WORKER, call.account.encode(), key) == SUBMITTER
+        self.calls.append(key)
         step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
         self.under_way += 1
         self.at_once.append(self.under_way)
@@ -56,7 +65,7 @@ async def work_until(
     queue: Queue, caller: Scripted, is_over: Callable[[], Awaitable[bool]], rules=RULES, isolated=None
 ) -> None:
     """Run a worker until something is so."""
-    worker = Worker("w", queue, SEAL, caller, rules, isolated=isolated)
+    worker = Worker("w", queue, SEAL, ACCOUNTS, caller, rules, isolated=isolated)
     running = asyncio.create_task(worker.run())
     async with asyncio.timeout(30):
         while not await is_over():
@@ -95,8 +104,6 @@ def test_jobs_are_run_as_many_at_once_as_allowed(tmp_path):
 
 def test_a_result_is_sealed_for_its_job(tmp_path):
     async def work(queue: Queue) -> None:
-        from tollhouse.jobs import lookup
-
         job = await put(queue, 1)
         await work_until(queue, Scripted(b'{"content":"x"}'), all_are(queue, "complete"))
         request, result = await queue.database.read(lambda connection: lookup.sealed(connection, job.job_id))
@@ -232,7 +239,7 @@ def test_a_worker_that_stops_finishes_what_it_holds_and_returns_the_rest(tmp_pat
             await asyncio.Event().wait()
             raise AssertionError
 
-        worker = Worker("w", queue, SEAL, Scripted(held), msgspec.structs.replace(RULES, stop_timeout_s=0.2))
+        worker = Worker("w", queue, SEAL, ACCOUNTS, Scripted(held), msgspec.structs.replace(RULES, stop_timeout_s=0.2))
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(30):
             while len(begun) < 3:
@@ -257,7 +264,7 @@ def test_a_worker_that_is_told_twice_to_stop_returns_all_at_once(tmp_path):
             await asyncio.Event().wait()
             raise AssertionError
 
-        worker = Worker("w", queue, SEAL, Scripted(held), msgspec.structs.replace(RULES, stop_timeout_s=3600))
+        worker = Worker("w", queue, SEAL, ACCOUNTS, Scripted(held), msgspec.structs.replace(RULES, stop_timeout_s=3600))
         running = asyncio.create_task(worker.run())
         async with asyncio.timeout(30):
             await has_begun.wait()
@@ -267,6 +274,53 @@ def test_a_worker_that_is_told_twice_to_stop_returns_all_at_once(tmp_path):
             worker.stop()
             await running
         assert await queue.states() == {"queued": 1}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_lease_that_is_prolonged_while_its_worker_leaves_is_gone_with_it(tmp_path, monkeypatch):
+    """A write goes on in its thread when its task is cancelled."""
+
+    async def work(queue: Queue) -> None:
+        beat, writes = queue.beat, []
+
+        async def slow_beat(worker: str):
+            async def write():
+                await asyncio.sleep(0.05)
+                return await beat(worker)
+
+            writes.append(asyncio.create_task(write()))
+            return await asyncio.shield(writes[-1])
+
+        monkeypatch.setattr(queue, "beat", slow_beat)
+        worker = Worker("w", queue, SEAL, ACCOUNTS, Scripted(b"{}"), RULES)
+        running = asyncio.create_task(worker.run())
+        while not writes:
+            await asyncio.sleep(0)
+        worker.stop()
+        await running
+        await asyncio.gather(*writes)
+        left = await queue.database.read(
+            lambda connection: connection.scalars(sa.text("SELECT worker FROM ai_job_workers")).all()
+        )
+        assert left == []
+
+    run_on_queue(tmp_path, work)
+
+
+def test_what_the_provider_said_is_kept_sealed(tmp_path):
+    async def work(queue: Queue) -> None:
+        job = await put(queue, 1)
+        refusal = Failure("ai_provider_rejected", "the provider refused the request", "it said: tell me a secret")
+        await work_until(queue, Scripted(TryFailed("final", refusal)), all_are(queue, "failed"))
+        found = await queue.find(job.job_id)
+        assert found.error_message == "the provider refused the request"
+        _, words = await queue.database.read(lambda connection: lookup.sealed(connection, job.job_id))
+        assert words is not None
+        assert SEAL.open(job.job_id, words) == b"it said: tell me a secret"
+        assert b"secret" not in words
+        await queue.again(job.job_id, lambda *_: None)
+        assert (await queue.database.read(lambda connection: lookup.sealed(connection, job.job_id)))[1] is None
 
     run_on_queue(tmp_path, work)
 
