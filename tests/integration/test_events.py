@@ -12,13 +12,14 @@ from websockets.typing import Origin
 
 from harness.calls import body_for
 from harness.following import Stream, subjects, target, tell
-from harness.service import ADMIN_KEY, free_port, limits, model, provider, providers, serving
+from harness.service import ADMIN_KEY, eventually, free_port, limits, model, provider, providers, serving
 from tollhouse.testing import Behaviour, FakeProvider
 
 CONFIG = """
 [events]
 heartbeat_s = 0.3
 token_ttl_s = 60
+max_clients_per_tenant = 6
 allowed_origins = ["https://app.example.com"]
 """
 
@@ -55,6 +56,23 @@ def refused_status(url, **asked):
     with pytest.raises(InvalidStatus) as refused, connect(url, **asked):
         pass
     return refused.value.response.status_code
+
+
+def test_a_tenant_whose_places_are_taken_is_told_so_and_gets_one_that_becomes_free(service):
+    tenant, other = service.tenant(), service.tenant()
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(Stream(service, tenant_id=tenant)) for _ in range(4)]
+        stack.enter_context(socket(service, tenant_id=tenant))
+        stack.enter_context(Stream(service, tenant_id=tenant, key=None, token=new_token(service, tenant)))
+        refused = poll(service, tenant_id=tenant, wait_s=0)
+        assert (refused.status, refused.code, refused.headers["retry-after"]) == (429, "ai_rate_limited", "5")
+        url = f"ws://127.0.0.1:{service.port}{target('/events/ws', tenant_id=tenant)}"
+        headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+        assert refused_status(url, additional_headers=headers, proxy=None) == 429
+        assert poll(service, tenant_id=other, wait_s=0).status == 200
+        assert poll(service, wait_s=0).status == 200
+        streams[0].connection.close()
+        eventually(lambda: poll(service, tenant_id=tenant, wait_s=0).status == 200)
 
 
 # Streams.

@@ -5,6 +5,7 @@ They are answered ahead of the control plane's framework: thousands of clients m
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import structlog
@@ -154,7 +155,7 @@ class _Request(_Client):
 
     async def _follow(self, extra: _Headers) -> None:
         request, grant = self._notifications.read(self._scope["headers"], self._scope["query_string"])
-        with await self._notifications.follow(request, grant) as follower:
+        async with self._notifications.following(request, grant) as follower:
             headers = [*extra, (b"x-request-id", self._request_id.encode())]
             if request.wants_json:
                 await self._poll(request, grant, follower, headers)
@@ -229,16 +230,16 @@ class _Socket(_Client):
 
     async def serve(self) -> None:
         await self._receive()
-        try:
-            if self._scope["raw_path"] != SOCKET_PATH or self._cross_origin() is None:
-                await self._send(type="websocket.close", code=_RULE_BROKEN)
+        async with AsyncExitStack() as stack:
+            try:
+                if self._scope["raw_path"] != SOCKET_PATH or self._cross_origin() is None:
+                    await self._send(type="websocket.close", code=_RULE_BROKEN)
+                    return
+                request, grant = self._notifications.read(self._scope["headers"], self._scope["query_string"])
+                follower = await stack.enter_async_context(self._notifications.following(request, grant))
+            except TollhouseError as error:
+                await self._refuse(error)
                 return
-            request, grant = self._notifications.read(self._scope["headers"], self._scope["query_string"])
-            follower = await self._notifications.follow(request, grant)
-        except TollhouseError as error:
-            await self._refuse(error)
-            return
-        with follower:
             await self._send(type="websocket.accept", headers=[(b"x-request-id", self._request_id.encode())])
             try:
                 await self._relay(follower, grant, "websocket.disconnect", self._tell)

@@ -23,6 +23,8 @@ class Events(Section, frozen=True):
     """How long a client may leave what it was sent unread before its stream is ended."""
     max_clients: Annotated[int, whole(1, 1_000_000)] = 5000
     """Clients that follow at once, of one process."""
+    max_clients_per_tenant: Annotated[int, whole(1, 1_000_000)] = 2000
+    """… and of one tenant among them."""
     token_ttl_s: Annotated[int, whole(1, 86_400)] = 900
     """How long a browser's token is good for, unless it was asked for a shorter time."""
     allowed_origins: Annotated[

@@ -1,12 +1,13 @@
 """Following events: who may, from where, and how many at once."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated
 
 import msgspec
 
 from tollhouse.config.events import Events
-from tollhouse.errors import Forbidden, InvalidRequest, Unavailable
+from tollhouse.errors import Forbidden, InvalidRequest
 from tollhouse.events.feed import Feed, Follower
 from tollhouse.keys.model import Principal
 from tollhouse.keys.service import Keyring
@@ -14,6 +15,7 @@ from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.kit.ids import id_text
 from tollhouse.kit.validation import OutsideId
 from tollhouse.notifications.grant import Grant
+from tollhouse.notifications.places import Places
 from tollhouse.notifications.request import FollowRequest, grant_of, read_request
 from tollhouse.notifications.tokens import EventTokens
 
@@ -58,6 +60,7 @@ class Notifications:
         self.settings = settings
         self.dropped = 0
         self.tokens = EventTokens(keyring, clock)
+        self._places = Places(settings.max_clients, settings.max_clients_per_tenant)
         self._keyring = keyring
         self._clock = clock
 
@@ -66,19 +69,20 @@ class Notifications:
         request = read_request(headers, query)
         return request, grant_of(headers, request, self._keyring, self.tokens)
 
-    async def follow(self, request: FollowRequest, grant: Grant) -> Follower:
-        """Begin to follow.
+    @asynccontextmanager
+    async def following(self, request: FollowRequest, grant: Grant) -> AsyncIterator[Follower]:
+        """Follow for as long as the context lasts.
 
         Raises:
             InvalidRequest: an id is none.
             Forbidden: what is asked for may not be followed.
             EventsGone: what followed the position is no longer kept.
+            RateLimited: too many follow of this tenant.
             Unavailable: too many follow, or the database cannot be read.
         """
         selection = grant.select(request.tenant_id, request.user_id, request.types)
-        if self.feed.followers >= self.settings.max_clients:
-            raise Unavailable(f"all {self.settings.max_clients} places to follow events are taken", retry_after_s=5)
-        return await self.feed.follow(selection, request.after)
+        with self._places.taken(selection, grant), await self.feed.follow(selection, request.after) as follower:
+            yield follower
 
     def may_go_on(self, grant: Grant) -> bool:
         """Whether a stream that is open may stay so."""
