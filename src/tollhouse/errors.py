@@ -230,7 +230,7 @@ class GuardrailBlocked(TollhouseError):
 
 
 class RateLimited(TollhouseError):
-    """A limit on calls, on tokens or on calls at the same time is reached, or a tenant has had its share of places."""
+    """A limit on calls, on tokens or on calls at the same time is reached, or a tenant has had its share of a queue."""
 
     status = 429
     code = "ai_rate_limited"

@@ -35,6 +35,8 @@ class Jobs(Section, frozen=True):
     """How long a worker that is to stop finishes what it holds."""
     keep_hours: Annotated[int, whole(1, 87_600)] = 168
     """How long a job that is over is kept, with its result."""
+    max_queued_per_tenant: Annotated[int, whole(1, 1_000_000)] = 100_000
+    """How many completions of a tenant may wait or be under way."""
 
 
 class Reports(Section, frozen=True):

@@ -62,6 +62,11 @@ class NewJob(msgspec.Struct, frozen=True, kw_only=True):
     claim_id: str | None = None
     body_digest: str = ""
 
+    @property
+    def completions(self) -> int:
+        """How many calls it comes to."""
+        return len(self.parts) or 1
+
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """A job on record, but for what was asked and what came of it.

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import sqlalchemy as sa
 
-from tollhouse.errors import Conflict, IdempotencyMismatch, NotFound
+from tollhouse.errors import Conflict, IdempotencyMismatch, NotFound, RateLimited
 from tollhouse.events import outbox
-from tollhouse.jobs import leases, lookup, store, totals
+from tollhouse.jobs import leases, lookup, store, totals, turns
 from tollhouse.jobs.model import Claimed, Failure, Job, NewJob, event_of
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.storage.database import Database
@@ -30,11 +30,13 @@ class QueueRules(msgspec.Struct, frozen=True):
         lease_s: for how long a worker that says nothing is waited for.
         max_crashes: after so many workers that died of it, a job is set aside.
         keep_hours: for how long a job that is over is kept, with its result.
+        max_queued_per_tenant: how many completions of a tenant may wait or be under way.
     """
 
     lease_s: float = 30.0
     max_crashes: int = 3
     keep_hours: int = 168
+    max_queued_per_tenant: int = 100_000
 
 
 class JobQueue:
@@ -69,17 +71,32 @@ class JobQueue:
 
         Raises:
             IdempotencyMismatch: something else was asked for under that claim.
+            RateLimited: too many of the tenant's completions wait or are under way.
+            InvalidRequest: it has more of them than may ever be.
         """
-        added = await self._database.write(lambda connection: self.add_within(connection, job))
+
+        def work(connection: sa.Connection) -> Job | RateLimited:
+            try:
+                return self.add_within(connection, job)
+            except RateLimited as refused:
+                # Returned, so that what was counted for it is committed, and not counted anew for the next.
+                return refused
+
+        added = await self._database.write(work)
+        if isinstance(added, RateLimited):
+            raise added
         self.arrived.set()
         return added
 
     def add_within(self, connection: sa.Connection, job: NewJob) -> Job:
-        """Queue a job in a transaction; raises as ``add``."""
+        """Queue a job in a transaction; raises as ``add``, and refused, it may be committed all the same."""
         known = self.asked_before(connection, job)
         if known is not None:
             return known
-        added = store.add(connection, job, self.time_ms(connection))
+        now_ms = self.time_ms(connection)
+        most = self.rules.max_queued_per_tenant
+        turns.take_places(connection, job.tenant_id, job.completions, most=most, now_ms=now_ms)
+        added = store.add(connection, job, now_ms)
         self._tell(connection, added, "queued")
         return added
 

@@ -210,12 +210,17 @@ class Schedules:
         try:
             new = self._asked_by(row)
         except TollhouseError as error:
-            _LOG.error("a schedule makes no job", schedule_id=row.schedule_id, code=error.code, reason=error.message)
+            _tell_why_none(row, error)
             return None
         except Exception:  # noqa: BLE001 - such as a body that another version wrote, and this one cannot read
             _LOG.exception("a schedule makes no job", schedule_id=row.schedule_id)
             return None
-        return self._queue.add_within(connection, new).job_id
+        try:
+            return self._queue.add_within(connection, new).job_id
+        except TollhouseError as error:
+            # Its tenant's queue is full: it would be no use to queue what may be asked for again before it is done.
+            _tell_why_none(row, error)
+            return None
 
     def _asked_by(self, row: sa.Row[Any]) -> NewJob:
         """Return the job that a schedule asks for; what its call would be refused for shows when that is made."""
@@ -253,6 +258,10 @@ def _next_or_later(row: sa.Row[Any], now_ms: int) -> int:
     except InvalidRequest as error:
         _LOG.error("a schedule names no time", schedule_id=row.schedule_id, reason=error.message)
         return now_ms + _DAY_MS
+
+
+def _tell_why_none(row: sa.Row[Any], refusal: TollhouseError) -> None:
+    _LOG.error("a schedule makes no job", schedule_id=row.schedule_id, code=refusal.code, reason=refusal.message)
 
 
 def _is_revoked(connection: sa.Connection, key_id: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from tollhouse.jobs import turns
 from tollhouse.jobs.lookup import COLUMNS, job_of
 from tollhouse.jobs.model import Claimed, Failure, Job, NewJob, State
 from tollhouse.kit.clock import Clock
@@ -64,8 +65,7 @@ _ADD = Prepared(sa.insert(ai_jobs), columns=[*_AT_FIRST, *_ASKED, "rank", "due_m
 
 
 def add(connection: sa.Connection, job: NewJob, due_ms: int) -> Job:
-    """Queue a job, and its parts."""
-    _await_turn(connection, job.tenant_id, due_ms)
+    """Queue a job, and its parts, whose places were taken."""
     fields = msgspec.structs.asdict(job)
     parts, priority = fields.pop("parts"), fields.pop("priority")
     row = {**_AT_FIRST, **fields, "rank": -priority, "due_ms": None if parts else due_ms, "parts": len(parts)}
@@ -88,21 +88,6 @@ def add(connection: sa.Connection, job: NewJob, due_ms: int) -> Job:
     if rows:
         connection.execute(sa.insert(ai_jobs), rows)
     return Job(**{name: row[name] for name in Job.__struct_fields__})
-
-
-_AWAIT_TURN = Prepared(
-    sa.text(
-        "INSERT INTO ai_job_turns (tenant_id, turn, next_due_ms) VALUES (:whose, 0, :due_ms) "
-        "ON CONFLICT (tenant_id) DO UPDATE SET next_due_ms = "
-        "CASE WHEN ai_job_turns.next_due_ms <= excluded.next_due_ms "
-        "THEN ai_job_turns.next_due_ms ELSE excluded.next_due_ms END"
-    )
-)
-
-
-def _await_turn(connection: sa.Connection, tenant_id: str, due_ms: int) -> None:
-    """Have a tenant's turn come once a job of it is due; its row is locked from here on."""
-    _AWAIT_TURN.on(connection, whose=tenant_id, due_ms=due_ms)
 
 
 _LAST_TURN = Prepared(sa.select(sa.func.max(_TURN.turn)))
@@ -248,7 +233,7 @@ _PUT_OFF = Prepared(
 
 def put_off(connection: sa.Connection, job: Job, due_ms: int) -> bool:
     """Queue a job again, with these counts, that a worker holds, or held; return whether it was still that run's."""
-    _await_turn(connection, job.tenant_id, due_ms)
+    turns.await_turn(connection, job.tenant_id, due_ms)
     changed = _PUT_OFF.on(
         connection,
         id=job.job_id,
@@ -399,7 +384,7 @@ def cancel(connection: sa.Connection, job_id: str, *, now: str, expires_at: str)
 
 def again(connection: sa.Connection, job: Job, due_ms: int) -> Job | None:
     """Queue a job again that is over and has failed, or parts of which have; None where that is not so."""
-    _await_turn(connection, job.tenant_id, due_ms)
+    turns.await_turn(connection, job.tenant_id, due_ms)
     anew = {
         "state": "queued",
         "attempts": 0,
@@ -427,7 +412,10 @@ def again(connection: sa.Connection, job: Job, due_ms: int) -> Job | None:
         .returning(*COLUMNS)
     ).one_or_none()
     assert row is not None or not failed_parts, "parts fail with their parent"
-    return None if row is None else job_of(row)
+    if row is None:
+        return None
+    turns.add_places(connection, job.tenant_id, failed_parts if job.parts else 1)
+    return job_of(row)
 
 
 def drop(connection: sa.Connection, job_ids: Iterable[str]) -> int:

@@ -84,6 +84,9 @@ ai_job_turns = sa.Table(
     text("tenant_id", key=True),
     count("turn"),
     sa.Column("next_due_ms", sa.BigInteger, nullable=True),
+    # As many of its completions as wait or are under way, or more: counted at counted_ms, and what was queued since.
+    count("open_jobs"),
+    count("counted_ms"),
     sa.Index("ai_job_turns_waiting", "turn", "tenant_id", **_where("next_due_ms IS NOT NULL")),
     sa.Index("ai_job_turns_last", "turn"),
     sqlite_with_rowid=False,

@@ -396,7 +396,7 @@ CREATE INDEX ai_jobs_expiry ON ai_jobs (expires_at) WHERE expires_at IS NOT NULL
 CREATE TABLE ai_job_turns (
 	tenant_id TEXT NOT NULL,
 	turn BIGINT DEFAULT '0' NOT NULL,
-	next_due_ms BIGINT,
+	next_due_ms BIGINT, open_jobs BIGINT DEFAULT '0' NOT NULL, counted_ms BIGINT DEFAULT '0' NOT NULL,
 	PRIMARY KEY (tenant_id)
 )
  WITHOUT ROWID;
@@ -446,4 +446,4 @@ CREATE INDEX ai_jobs_waiting ON ai_jobs (queue, due_ms) WHERE state = 'queued';
 
 CREATE INDEX ai_job_turns_last ON ai_job_turns (turn);
 
-INSERT INTO alembic_version VALUES ('0010')
+INSERT INTO alembic_version VALUES ('0011')

@@ -17,7 +17,7 @@ from tollhouse.storage.columns import row_hash as _hash
 from tollhouse.storage.columns import text as _text
 
 # The newest migration. A database with another one is migrated (older) or refused (newer).
-REVISION = "0010"
+REVISION = "0011"
 
 tenant_ai_modules = sa.Table(
     "tenant_ai_modules",

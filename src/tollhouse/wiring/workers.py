@@ -69,7 +69,9 @@ def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, p
     )
     templates = load_templates(None if reports.templates is None else Path(reports.templates))
     settings = config.jobs
-    queue_rules = QueueRules(settings.lease_s, settings.max_crashes, settings.keep_hours)
+    queue_rules = QueueRules(
+        settings.lease_s, settings.max_crashes, settings.keep_hours, settings.max_queued_per_tenant
+    )
     queue, seal = JobQueue(database, clock, queue_rules), Seal(keyring.derive(SEAL_PURPOSE))
     jobs = Jobs(database, queue, seal, keyring.derive(DIGEST_PURPOSE), clock, templates, rules, plan)
     dead_letters = DeadLetters(database, queue, clock)

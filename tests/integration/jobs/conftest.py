@@ -15,6 +15,7 @@ retry_pause_s = 0.02
 poll_s = 0.05
 lease_s = 2
 try_timeout_s = 5
+max_queued_per_tenant = 50
 [reports]
 max_rows = 50
 """

@@ -184,6 +184,18 @@ def test_asked_for_twice_under_one_key_a_job_is_one(service, fake, over):
     assert len(fake.receipts()) == 1
 
 
+def test_a_tenant_whose_queue_is_full_is_told_when_to_come_again(service, fake):
+    tenant, other = service.tenant(), service.tenant()
+    key = service.new_key()["key"]
+    fake.behave(Behaviour(delay_s=0.3))
+    params = {"template": "batch-analysis", "task": "Rate it.", "rows": list(range(50))}
+    job_id = submit(service, {"tenant_id": tenant, "params": params}, key, "/reports/generate")
+    reply = service.request("POST", "/reports/generate", {"tenant_id": tenant, "params": params}, key=key)
+    assert (reply.status, reply.code, reply.headers["retry-after"]) == (429, "ai_rate_limited", "5")
+    submit(service, body_for(other), key)
+    assert service.request("DELETE", f"/ai/jobs/{job_id}", key=key).json["status"] == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("path", "changes", "told"),
     [

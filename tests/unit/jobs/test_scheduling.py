@@ -2,14 +2,19 @@
 
 import asyncio
 from datetime import datetime
+from functools import partial
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
 from harness.jobs import Queue, run_on_queue
 from tollhouse.completions.model import CompleteBody
 from tollhouse.errors import InvalidRequest, ModelUnknown, NotFound
+from tollhouse.jobs import lookup
 from tollhouse.jobs.body import JobBody, ReportBody
+from tollhouse.jobs.model import Job
+from tollhouse.jobs.queue import QueueRules
 from tollhouse.jobs.scheduling import ScheduleBody, Schedules, next_time
 from tollhouse.jobs.sealing import Seal
 from tollhouse.jobs.service import Jobs, Plan, Reader, ReportRules
@@ -20,6 +25,7 @@ from tollhouse.storage.job_schema import ai_job_schedules
 
 SHOP = Principal("key_1", "shop", "service", frozenset({"42"}), "digest")
 BOTH = Principal("key_2", "both", "service", None)
+ANOTHERS = JobBody(model="m", user_message="and there?", tenant_id=43, feature_slug="digest")
 HOURLY = ScheduleBody(cron="0 * * * *", job=JobBody(model="m", user_message="what happened?"))
 
 
@@ -27,6 +33,11 @@ def schedules_of(queue: Queue, plan: Plan | None = None) -> Schedules:
     seal = Seal(b"k" * 32)
     jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, load_templates(None), ReportRules(), plan)
     return Schedules(queue.database, queue, seal, jobs, queue.clock, queue.time_ms)
+
+
+async def every_job(queue: Queue) -> list[Job]:
+    found = await queue.database.read(partial(lookup.page, state=None, tenant_id=None, before_id=None, most=100))
+    return list(found)
 
 
 @pytest.mark.engine("sqlite")
@@ -125,6 +136,24 @@ def test_a_schedule_whose_job_cannot_be_made_goes_on_to_its_next_time(tmp_path, 
 
     run_on_queue(tmp_path, work)
     assert "has been revoked" in capsys.readouterr().out
+
+
+def test_a_schedule_whose_tenants_queue_is_full_makes_none_and_goes_on(tmp_path, capsys):
+    async def work(queue: Queue) -> None:
+        schedules = schedules_of(queue)
+        made = await schedules.add(SHOP, HOURLY)
+        await schedules.add(BOTH, msgspec.structs.replace(HOURLY, job=ANOTHERS))
+        await queue.put()
+        queue.clock.advance(3600)
+        assert await schedules.fire_due() == 2
+        assert {job.tenant_id for job in await every_job(queue)} == {"42", "43"}
+        found = await schedules.get(Reader(SHOP), made.schedule_id)
+        assert (found.next_at, found.last_job_id) == ("2026-04-10T14:00:00.000Z", None)
+
+    run_on_queue(tmp_path, work, QueueRules(max_queued_per_tenant=1))
+    told = capsys.readouterr().out
+    assert "a schedule makes no job" in told
+    assert "ai_rate_limited" in told
 
 
 def test_a_schedule_fires_in_a_process_that_checks_calls_too(tmp_path):
