@@ -36,22 +36,7 @@ class Queue(JobQueue):
 
     async def put(self, tenant_id: str = "42", parts: int = 0, **changes: Any) -> Job:
         """Queue a job."""
-        number = next(_numbers)
-        job_id = f"job_{number:06}"
-        fields: dict[str, Any] = {
-            "job_id": job_id,
-            "queue": JOBS_QUEUE,
-            "tenant_id": tenant_id,
-            "user_id": "u",
-            "feature_slug": "f",
-            "model": "m",
-            "service": "shop",
-            "key_id": "k",
-            "created_at": utc_text(self.clock.now_ms()),
-            "sealed_request": b"request",
-            "parts": tuple(Part(f"{job_id}.{part:04}", b"part %d" % part) for part in range(parts)),
-        }
-        return await self.add(NewJob(**fields | changes))
+        return await self.add(new_job(self.clock, tenant_id, parts, **changes))
 
     async def next(self, worker: str = "w") -> Job | None:
         """Claim one job."""
@@ -68,6 +53,25 @@ class Queue(JobQueue):
         statement = sa.text("SELECT state FROM ai_jobs")
         found = await self.database.read(lambda connection: connection.scalars(statement).all())
         return Counter(found)
+
+
+def new_job(clock: FakeClock, tenant_id: str = "42", parts: int = 0, **changes: Any) -> NewJob:
+    """Return a job to be queued."""
+    job_id = f"job_{next(_numbers):06}"
+    fields: dict[str, Any] = {
+        "job_id": job_id,
+        "queue": JOBS_QUEUE,
+        "tenant_id": tenant_id,
+        "user_id": "u",
+        "feature_slug": "f",
+        "model": "m",
+        "service": "shop",
+        "key_id": "k",
+        "created_at": utc_text(clock.now_ms()),
+        "sealed_request": b"request",
+        "parts": tuple(Part(f"{job_id}.{part:04}", b"part %d" % part) for part in range(parts)),
+    }
+    return NewJob(**fields | changes)
 
 
 def run_on_queue(tmp_path: Path, work: Callable[[Queue], Awaitable[None]], rules: QueueRules | None = None) -> None:

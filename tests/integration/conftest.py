@@ -123,7 +123,7 @@ class Plane:
         metrics = Metrics()
         self.uses = NotableUses(database, self.clock, mark_used)
         keyring.when_first_used = partial(self.uses.note, FIRST_USED)
-        jobs = make_jobs(Config(), Engine(database, ledger, keyring, database), self.clock)
+        jobs = make_jobs(Config(), Engine(database, ledger, keyring, database, lambda: database), self.clock)
         app = control_plane(
             administration=administration,
             usage=UsageReports(database, self.clock),

@@ -3,10 +3,12 @@
 import base64
 import hashlib
 import hmac
+import re
 
 import pytest
+import sqlalchemy as sa
 
-from harness.following import tell
+from harness.following import tell, writing
 from harness.receiver import Receiver
 from harness.service import eventually, serving
 
@@ -90,6 +92,28 @@ def test_every_change_is_in_the_audit_log_and_no_secret(service, receiver):
     for secret in (made["secret"], rotated["secret"], "hush-4711"):
         assert secret not in str(entries)
     assert service.request("GET", path).code == "ai_not_found"
+
+
+def test_what_is_sent_is_sent_after_a_defect_too_which_health_and_metrics_tell(service, receiver):
+    tenant = service.tenant()
+    endpoint_id = new_webhook(service, receiver.url, tenant_id=tenant)["endpoint"]["endpoint_id"]
+
+    def change_types(text):
+        change = sa.text("UPDATE ai_webhook_endpoints SET types = :types WHERE endpoint_id = :id")
+        with writing(service) as connection:
+            connection.execute(change, {"types": text, "id": endpoint_id})
+
+    # What no version has ever written there, and none expects.
+    change_types("[")
+    tell(service, "job_1", tenant_id=tenant)
+    assert eventually(lambda: service.request("GET", "/health").json.get("unsound_duties")) == ["webhooks"]
+    assert service.request("GET", "/health").json["status"] == "degraded"
+    metrics = service.request("GET", "/metrics").body.decode()
+    assert re.search(r'^tollhouse_duty_defects_total\{duty="webhooks"\} [1-9]', metrics, re.MULTILINE)
+    assert 'tollhouse_duty_defects_total{duty="event_feed"} 0.0' in metrics
+    assert receiver.received == []
+    change_types(None)
+    eventually(lambda: [each.json["subject"] for each in receiver.received] == ["job_1"])
 
 
 @pytest.mark.parametrize(

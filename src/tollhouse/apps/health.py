@@ -12,6 +12,7 @@ import msgspec
 import structlog
 
 from tollhouse import __version__
+from tollhouse.apps.duties import Duties
 from tollhouse.errors import TollhouseError
 from tollhouse.kit.clock import Clock, utc_text
 from tollhouse.ledger.service import Ledger
@@ -77,7 +78,8 @@ class HealthReport(msgspec.Struct, frozen=True, omit_defaults=True):
     ``unhealthy``: the ledger cannot be written, so no call can be served. ``degraded``: calls are served, but a
     provider cannot be reached or is left alone by its breaker, or ended calls wait to be entered; that is no reason to
     take this instance out, since any other would fare the same. Neither is ``shedding``, why calls are turned away
-    just now: it passes, and the others would get them.
+    just now: it passes, and the others would get them; nor are ``unsound_duties``, which a defect has ended of late:
+    they are begun again, and any other instance has the same defect.
     """
 
     status: Literal["ok", "degraded", "unhealthy"]
@@ -89,6 +91,7 @@ class HealthReport(msgspec.Struct, frozen=True, omit_defaults=True):
     memory: MemoryHealth
     providers: dict[str, ProviderHealth]
     shedding: str | None = None
+    unsound_duties: list[str] = []
 
 
 class _Measured(Generic[T]):
@@ -127,6 +130,7 @@ class Health:
         guards: Guards | None = None,
         shedder: LoadShedder | None = None,
         is_in_touch: Callable[[], bool] = lambda: True,
+        duties: Duties | None = None,
     ) -> None:
         """Ask these parts.
 
@@ -134,6 +138,7 @@ class Health:
             guards: what stands before the providers; None for a command, which calls none, and so is
             shedder: what turns calls away.
             is_in_touch: whether calls could be admitted now, as far as this process knows without asking.
+            duties: what the process does all the time.
         """
         self._is_in_touch = is_in_touch
         self._database = database
@@ -143,6 +148,7 @@ class Health:
         self._reachability = reachability
         self._guards = guards
         self._shedder = shedder
+        self._duties = duties
         self._started_s = clock.monotonic_s()
         self._writing: asyncio.Task[bool] | None = None
         self._writable = _Measured(self._try_to_write, clock, _WRITE_FRESH_S)
@@ -160,8 +166,9 @@ class Health:
         providers = {name: self._provider(name, reach) for name, reach in reached.items()}
         impaired = unwritten > 0 or not all(each.reachable and each.breaker != "open" for each in providers.values())
         shedding = None if self._shedder is None else self._shedder.reason
+        unsound = [] if self._duties is None else self._duties.unsound
         return HealthReport(
-            status="unhealthy" if not writable else "degraded" if impaired or shedding else "ok",
+            status="unhealthy" if not writable else "degraded" if impaired or shedding or unsound else "ok",
             version=__version__,
             uptime_s=round(self._clock.monotonic_s() - self._started_s, 3),
             calls_in_flight=self._metrics.calls_in_flight,
@@ -170,6 +177,7 @@ class Health:
             memory=MemoryHealth(resident_bytes()),
             providers=providers,
             shedding=shedding,
+            unsound_duties=unsound,
         )
 
     def _provider(self, name: str, reach: Reach) -> ProviderHealth:

@@ -1,10 +1,12 @@
 """What the API process does beside its calls: writing what could not be written, and ending what has expired."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
+from tollhouse.apps.duties import Duty
 from tollhouse.errors import Unavailable
 from tollhouse.idempotency import store as idempotency
 from tollhouse.kit.clock import Clock, utc_text
@@ -17,38 +19,19 @@ _EXPIRE_EVERY_S = 60.0
 _LOG = structlog.get_logger("tollhouse.housekeeping")
 
 
-async def keep_house(
-    ledger: Ledger,
-    database: Database,
-    clock: Clock,
-    expire_unknown: Callable[[], Awaitable[int]],
-    further: Sequence[Callable[[], Awaitable[None]]] = (),
-) -> None:
-    """Run until cancelled. A defect in one duty is logged, and ends none of the others.
+def house_duties(
+    ledger: Ledger, database: Database, clock: Clock, expire_unknown: Callable[[], Awaitable[int]]
+) -> tuple[Duty, ...]:
+    """Return what is to be done for as long as calls are taken.
 
     Args:
         expire_unknown: frees the calls of unknown outcome that were held for long enough.
-        further: the duties that the database and the other parts bring along.
     """
-    duties = [
-        ledger.keep_writing(),
-        _forget_expired_answers(database, clock),
-        _expire_regularly(expire_unknown),
-        *(duty() for duty in further),
-    ]
-    await asyncio.gather(*(_logged(duty) for duty in duties))
-
-
-async def keep_running(duties: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Run duties until cancelled, each as ``keep_house`` does."""
-    await asyncio.gather(*(_logged(duty()) for duty in duties))
-
-
-async def _logged(duty: Awaitable[None]) -> None:
-    try:
-        await duty
-    except Exception:  # noqa: BLE001 - logged, and the other duties go on
-        _LOG.exception("a duty of housekeeping ended on a defect; restart the service")
+    return (
+        Duty("unwritten_endings", ledger.keep_writing),
+        Duty("expired_answers", partial(_forget_expired_answers, database, clock)),
+        Duty("unknown_outcomes", partial(_expire_regularly, expire_unknown)),
+    )
 
 
 async def _forget_expired_answers(database: Database, clock: Clock) -> None:

@@ -65,12 +65,13 @@ class Feed:
                     if await self._read_on() < _PAGE:
                         await asyncio.sleep(self._poll_s)
             except Unavailable as error:
-                # Followers go on from where they are once it can be read again.
                 _LOG.warning("events are read later", reason=error.message)
                 await asyncio.sleep(_AGAIN_S)
+            finally:
+                # Whatever ended it: it reads on from another place, and followers from where each of them is.
+                self._is_live.clear()
                 for follower in self._followers:
                     follower.fall_behind()
-            self._is_live.clear()
 
     async def head(self) -> Head:
         """Return how far the order goes, with everything in it that is committed by now; raises Unavailable."""

@@ -44,6 +44,7 @@ class JobQueue:
 
     Args:
         time_ms: the time that leases are judged by.
+        arrived: see below; that of another queue object where this one is the same queue.
 
     Attributes:
         time_ms: as given.
@@ -57,14 +58,19 @@ class JobQueue:
         clock: Clock,
         rules: QueueRules,
         time_ms: Callable[[sa.Connection], int] | None = None,
+        arrived: asyncio.Event | None = None,
     ) -> None:
         self._database = database
         self._clock = clock
         self.time_ms = time_ms or (lambda connection: store.database_ms(connection, clock))
         self.rules = rules
-        self.arrived = asyncio.Event()
+        self.arrived = arrived or asyncio.Event()
         self._found_none = False
         self.ended = totals.Counts()
+
+    def over(self, database: Database) -> "JobQueue":
+        """Return the same queue over other connections to its database; what arrives here arrives there."""
+        return JobQueue(database, self._clock, self.rules, self.time_ms, self.arrived)
 
     async def add(self, job: NewJob) -> Job:
         """Queue a job, or return the one that was asked for under its claim before.

@@ -80,11 +80,12 @@ class JobWatch:
     async def keep_looking(self) -> None:
         """Look until cancelled."""
         while True:
+            seen = None
             try:
-                self.state = await self._database.read(
-                    lambda connection: look(connection, self._queue.time_ms(connection))
-                )
+                seen = await self._database.read(lambda connection: look(connection, self._queue.time_ms(connection)))
             except Unavailable as error:
-                self.state = None
                 _LOG.warning("the queue of jobs cannot be looked at", reason=error.message)
+            finally:
+                # Also after a defect: what is not known any more is not told.
+                self.state = seen
             await asyncio.sleep(_LOOK_EVERY_S)

@@ -62,6 +62,7 @@ def assemble_control_plane(
         guards=guards,
         shedder=shedder,
         is_in_touch=core.engine.is_in_touch,
+        duties=core.duties,
     )
     return control_plane(
         administration=core.administration,

@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 
 from tollhouse.admin.service import Administration
+from tollhouse.apps.duties import Duties
 from tollhouse.audit.uses import FIRST_USED, NotableUses
 from tollhouse.config import Config, Secrets
 from tollhouse.keys.model import Principal
@@ -14,6 +15,7 @@ from tollhouse.keys.service import ADMIN_KEY_ID, new_api_key
 from tollhouse.keys.store import mark_used
 from tollhouse.kit.clock import Clock
 from tollhouse.kit.money import nano_usd
+from tollhouse.telemetry.duties import duty_metrics
 from tollhouse.telemetry.metrics import Metrics
 from tollhouse.wiring.engines import Engine, open_engine, thresholds
 
@@ -28,6 +30,7 @@ class Core(msgspec.Struct, frozen=True):
     administration: Administration
     uses: NotableUses
     clock: Clock
+    duties: Duties
 
 
 @asynccontextmanager
@@ -53,7 +56,9 @@ async def open_core(config: Config, secrets: Secrets, clock: Clock, *, serves: b
             await administration.follow_tiers()
         uses = NotableUses(engine.reserved, clock, mark_used)
         engine.keyring.when_first_used = partial(uses.note, FIRST_USED)
-        yield Core(engine, Metrics(), administration, uses, clock)
+        metrics, duties = Metrics(), Duties(clock)
+        metrics.add(lambda: duty_metrics(duties.defects))
+        yield Core(engine, metrics, administration, uses, clock, duties)
 
 
 def operator_token(core: Core) -> str:

@@ -1,7 +1,7 @@
 """The engine under the service, as the configuration names it: an embedded SQLite file, or PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
+from tollhouse.apps.duties import Duty
 from tollhouse.budgets import store as budgets
 from tollhouse.budgets.thresholds import Thresholds
 from tollhouse.config import Config, Secrets
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 _LOST_LOOKED_FOR_EVERY_S = 5.0
 _KEYS_AGAIN_S = 0.5
+# One may wait for a tenant's row while another keeps the lease.
+_WORKER_CONNECTIONS = 2
 _LOG = structlog.get_logger("tollhouse.start")
 
 
@@ -43,6 +46,8 @@ class Engine(msgspec.Struct, frozen=True):
     Attributes:
         reserved: the same database for the service's own duties, which no number of requests can keep from it.
         duties: what has to run for as long as calls are taken.
+        for_worker: returns the same database for a worker in this process, whose leases neither requests nor the
+            service's duties can keep from it, nor it these.
         describe: tells commands on this machine where the process serves.
         is_in_touch: whether calls could be admitted now, as far as this process knows without asking.
     """
@@ -51,7 +56,8 @@ class Engine(msgspec.Struct, frozen=True):
     ledger: Ledger
     keyring: Keyring
     reserved: Database
-    duties: tuple[Callable[[], Awaitable[None]], ...] = ()
+    for_worker: Callable[[], Database]
+    duties: tuple[Duty, ...] = ()
     describe: Callable[[Owner], None] = lambda _: None
     is_in_touch: Callable[[], bool] = lambda: True
 
@@ -87,7 +93,7 @@ async def _open_embedded(config: Config, secrets: Secrets, clock: Clock) -> Asyn
                     f"{path}: {error.message}. Expected a sound database on a disk with room; a damaged one is "
                     "restored from a backup"
                 ) from error
-            yield Engine(database, ledger, keyring, database, describe=lock.describe)
+            yield Engine(database, ledger, keyring, database, lambda: database, describe=lock.describe)
         finally:
             await database.close()
 
@@ -137,9 +143,10 @@ async def _open_cluster(config: Config, secrets: Secrets, clock: Clock) -> Async
                 ledger,
                 keyring,
                 reserved=database.reserved,
+                for_worker=lambda: database.set_aside(_WORKER_CONNECTIONS),
                 duties=(
-                    partial(_hold_what_lost_ones_left, database.reserved, ledger, some_are_lost),
-                    partial(_know_the_keys, keyring, keys_changed),
+                    Duty("lost_instances", partial(_hold_what_lost_left, database.reserved, ledger, some_are_lost)),
+                    Duty("known_keys", partial(_know_the_keys, keyring, keys_changed)),
                 ),
                 is_in_touch=is_in_touch,
             )
@@ -209,7 +216,7 @@ def assemble_cluster(
     return database, ledger
 
 
-async def _hold_what_lost_ones_left(database: Database, ledger: Ledger, some_are_lost: asyncio.Event) -> None:
+async def _hold_what_lost_left(database: Database, ledger: Ledger, some_are_lost: asyncio.Event) -> None:
     """Enter the attempts of lost instances as unknown, whichever instance declared them lost."""
     while True:
         some_are_lost.clear()

@@ -1,11 +1,12 @@
 """Events put together: who follows them, and where they are sent as webhooks."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from functools import partial
 from ipaddress import ip_network
 
 import msgspec
 
+from tollhouse.apps.duties import Duty
 from tollhouse.apps.housekeeping import forget_regularly
 from tollhouse.config import Config
 from tollhouse.events.feed import Feed
@@ -41,17 +42,17 @@ def make_events(config: Config, core: Core) -> EventParts:
     )
 
 
-def event_duties(config: Config, core: Core, events: EventParts) -> tuple[Callable[[], Awaitable[None]], ...]:
+def event_duties(config: Config, core: Core, events: EventParts) -> tuple[Duty, ...]:
     """Return what a process that tells events does all the time, and show it in the metrics."""
     feed, dispatcher = events.notifications.feed, events.dispatcher
     core.metrics.add(
         lambda: event_metrics(feed.followers, events.notifications.dropped, dispatcher.tries, dispatcher.under_way)
     )
     return (
-        feed.keep_reading,
-        dispatcher.keep_delivering,
-        partial(forget_regularly, "old events", partial(_forget_old_events, config, core)),
-        partial(forget_regularly, "old webhooks", events.webhooks.forget_old),
+        Duty("event_feed", feed.keep_reading),
+        Duty("webhooks", dispatcher.keep_delivering),
+        Duty("old_events", partial(forget_regularly, "old events", partial(_forget_old_events, config, core))),
+        Duty("old_webhooks", partial(forget_regularly, "old webhooks", events.webhooks.forget_old)),
     )
 
 

@@ -1,6 +1,5 @@
 """The process put together that does nothing but tell events and send webhooks."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -9,7 +8,6 @@ import msgspec
 from tollhouse.apps.api import AsgiApp
 from tollhouse.apps.audiences import for_followers_only
 from tollhouse.apps.events import telling_events
-from tollhouse.apps.housekeeping import keep_running
 from tollhouse.completions.listing import ModelListing
 from tollhouse.completions.models import Models
 from tollhouse.config import Config, Secrets
@@ -45,8 +43,7 @@ async def open_notifier(config: Config, secrets: Secrets, clock: Clock) -> Async
         events = make_events(config, core)
         duties = (*core.engine.duties, *event_duties(config, core, events))
         stack.push_async_callback(events.dispatcher.finish)
-        running = asyncio.create_task(keep_running(duties))
-        stack.callback(running.cancel)
+        stack.enter_context(core.duties.keeping(duties))
         listing = ModelListing(Models({}, {}, PriceBook({}, {}, clock)), core.engine.database)
         reconciliation = make_reconciliation(config, core, lambda: compiled_prices(config, clock))
         reachability = make_reachability({}, clock, 1.0)

@@ -11,11 +11,12 @@ import structlog
 
 from tollhouse.apps.api import AsgiApp, CompletionEndpoint
 from tollhouse.apps.audiences import WorkerEndpoint
+from tollhouse.apps.duties import Duties, Duty
 from tollhouse.apps.edge import answering_the_edge
 from tollhouse.apps.events import telling_events
 from tollhouse.apps.following import follow_prices
 from tollhouse.apps.health import memory_limit_bytes, resident_bytes
-from tollhouse.apps.housekeeping import keep_house
+from tollhouse.apps.housekeeping import house_duties
 from tollhouse.audit.journal import AuditJournal
 from tollhouse.audit.service import AuditLog
 from tollhouse.audit.uses import NotableUses
@@ -58,7 +59,15 @@ from tollhouse.wiring.control import (
 )
 from tollhouse.wiring.core import Core, open_core, operator_token
 from tollhouse.wiring.events import event_duties, make_events
-from tollhouse.wiring.workers import JobParts, check_caller, job_duties, make_jobs, trust_own_worker, working
+from tollhouse.wiring.workers import (
+    JobParts,
+    check_caller,
+    for_own_worker,
+    job_duties,
+    make_jobs,
+    trust_own_worker,
+    working,
+)
 
 _WORK_AGAIN_S = 1.0
 _LOG = structlog.get_logger("tollhouse.start")
@@ -122,31 +131,31 @@ async def open_service(
         events = make_events(config, core)
         jobs = make_jobs(config, core.engine, clock, _plan(planner, clock))
         worker_key = trust_own_worker(config, secrets, core.engine.keyring)
+        expire = partial(reconciliation.expire, config.ledger.unknown_hold_hours)
         duties = (
+            *house_duties(core.engine.ledger, core.engine.reserved, clock, expire),
             *core.engine.duties,
-            core.uses.keep_writing,
-            lambda: follow_prices(prices, file, lambda: configured_prices(load_config(file, environ))),
-            journal.keep_writing,
-            findings.keep_writing,
-            shedder.watch,
-            reachability.keep_looking,
+            Duty("uses_of_keys", core.uses.keep_writing),
+            Duty("prices", lambda: follow_prices(prices, file, lambda: configured_prices(load_config(file, environ)))),
+            Duty("audit_journal", journal.keep_writing),
+            Duty("findings", findings.keep_writing),
+            Duty("load_shedding", shedder.watch),
+            Duty("reachability", reachability.keep_looking),
             *event_duties(config, core, events),
             *job_duties(jobs, core.metrics),
         )
-        expire = partial(reconciliation.expire, config.ledger.unknown_hold_hours)
-        house = asyncio.create_task(keep_house(core.engine.ledger, core.engine.reserved, clock, expire, duties))
         stack.push_async_callback(_write_the_rest, core.uses, journal, findings)
         stack.push_async_callback(events.dispatcher.finish)
-        stack.callback(house.cancel)
+        stack.enter_context(core.duties.keeping(duties))
         routes = Routes(core.engine.keyring, planner, pipeline, apis=CLIENT_APIS, gemini=GEMINI_VERBS)
         endpoint = CompletionEndpoint(routes, core.metrics, clock, core.uses, shedder)
         own = None if worker_key is None else WorkerEndpoint(endpoint, worker_key)
-        begin_work = _start_worker(config, worker_key, jobs, stack)
+        begin = _start_worker(config, worker_key, partial(for_own_worker, jobs, core.engine, clock), core.duties, stack)
         listing = ModelListing(models, core.engine.database)
         plane = assemble_control_plane(core, jobs, events, reconciliation, listing, reachability, guards, shedder)
         plane = answering_the_edge(plane, core.engine.keyring, events.notifications.tokens, clock)
         app, end_streams = telling_events(plane, events.notifications, clock), events.notifications.feed.close
-        yield Service(app, endpoint, own, core.engine.describe, operator_token(core), begin_work, end_streams)
+        yield Service(app, endpoint, own, core.engine.describe, operator_token(core), begin, end_streams)
 
 
 def _show(metrics: Metrics, guards: Guards, reachability: Reachability, shedder: LoadShedder) -> None:
@@ -164,7 +173,9 @@ def _plan(planner: Planner, clock: Clock) -> Plan:
     return plan
 
 
-def _start_worker(config: Config, api_key: str | None, jobs: JobParts, stack: AsyncExitStack) -> Callable[[str], None]:
+def _start_worker(
+    config: Config, api_key: str | None, make: Callable[[], JobParts], duties: Duties, stack: AsyncExitStack
+) -> Callable[[str], None]:
     """Return what starts the worker of a process that serves, once it is told where that is; it ends with the stack.
 
     Raises:
@@ -173,15 +184,18 @@ def _start_worker(config: Config, api_key: str | None, jobs: JobParts, stack: As
     if api_key is None:
         return lambda _: None
     check_caller(config, api_key)
+    jobs = make()
     serving_at = asyncio.get_running_loop().create_future()
 
     async def work() -> None:
         url = config.jobs.url or await serving_at
         while True:
             try:
-                async with working(config, jobs, url, api_key):
+                async with working(config, jobs, url, api_key) as worker:
                     _LOG.info("running jobs", url=url)
-                    await asyncio.Event().wait()
+                    # Not awaited itself: it is to end in peace when this is cancelled.
+                    await asyncio.wait({worker})
+                    worker.result()
             except Unavailable as error:
                 # It would be a service that takes jobs, and never runs any.
                 _LOG.error("jobs are run once the database can be written", reason=error.message)
@@ -191,7 +205,7 @@ def _start_worker(config: Config, api_key: str | None, jobs: JobParts, stack: As
         running.cancel()
         await asyncio.wait({running})
 
-    running = asyncio.create_task(work())
+    running = asyncio.create_task(duties.keep([Duty("worker", work)]))
     stack.push_async_callback(stop)
 
     def start(url: str) -> None:

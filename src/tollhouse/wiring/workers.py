@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from tollhouse.apps.duties import Duty
 from tollhouse.config import Config, Secrets
 from tollhouse.errors import StartError, Unavailable
 from tollhouse.jobs.dead_letters import DeadLetters
@@ -62,6 +63,14 @@ def make_jobs(config: Config, engine: Engine, clock: Clock, plan: Plan | None = 
     return _parts(config, engine.database, engine.keyring, clock, plan)
 
 
+def for_own_worker(parts: JobParts, engine: Engine, clock: Clock) -> JobParts:
+    """Return the same for the worker of a process that serves: over connections that no callers of it can take."""
+    database = engine.for_worker()
+    queue = parts.queue.over(database)
+    schedules = Schedules(database, queue, parts.seal, parts.jobs, clock, queue.time_ms)
+    return msgspec.structs.replace(parts, queue=queue, schedules=schedules)
+
+
 def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, plan: Plan | None) -> JobParts:
     reports = config.reports
     rules = ReportRules(
@@ -80,7 +89,7 @@ def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, p
     return JobParts(queue, seal, jobs, dead_letters, schedules, JobWatch(database, queue), accounts)
 
 
-def job_duties(parts: JobParts, metrics: Metrics) -> tuple[Callable[[], Awaitable[None]], ...]:
+def job_duties(parts: JobParts, metrics: Metrics) -> tuple[Duty, ...]:
     """Return what a process that serves callers of jobs does all the time, and show it in the metrics."""
 
     def collect() -> Iterable["Metric"]:
@@ -88,7 +97,7 @@ def job_duties(parts: JobParts, metrics: Metrics) -> tuple[Callable[[], Awaitabl
         return () if state is None else job_metrics(state.depths, state.overdue_s, state.workers, state.totals)
 
     metrics.add(collect)
-    return (parts.watch.keep_looking,)
+    return (Duty("job_watch", parts.watch.keep_looking),)
 
 
 def trust_own_worker(config: Config, secrets: Secrets, keyring: Keyring) -> str | None:
@@ -131,15 +140,18 @@ def _caller(config: Config, url: str, api_key: str) -> "tuple[ServiceCaller, Cal
 
 
 @asynccontextmanager
-async def working(config: Config, parts: JobParts, url: str, api_key: str) -> AsyncIterator["Worker"]:
-    """Run a worker in the background for as long as the context lasts; leaving it finishes what is under way."""
+async def working(config: Config, parts: JobParts, url: str, api_key: str) -> "AsyncIterator[asyncio.Task[None]]":
+    """Run a worker in the background for as long as the context lasts; leaving it finishes what is under way.
+
+    Yields the worker's task, which ends before that on a defect alone.
+    """
     worker, close = _worker(config, parts, url, api_key)
     if config.database.is_embedded:
         # Whoever held something is gone: this process alone has the database.
         await parts.queue.take_back_all()
     running = asyncio.create_task(worker.run())
     try:
-        yield worker
+        yield running
     finally:
         worker.stop()
         await asyncio.wait({running})

@@ -1,10 +1,11 @@
 """Health, on a database and providers that do as they are told."""
 
 import asyncio
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from tollhouse.apps.duties import Duties
 from tollhouse.apps.health import Health, resident_bytes
 from tollhouse.errors import Unavailable
 from tollhouse.providers.base import NotSent
@@ -122,6 +123,19 @@ def test_a_write_that_hangs_is_not_ready_and_is_not_joined_by_another(monkeypatc
         database.gate.set()
         await asyncio.sleep(0)
         assert await health.is_ready()
+
+    asyncio.run(check())
+
+
+def test_a_duty_that_a_defect_has_ended_is_degraded_and_named():
+    class Broken:
+        unsound: ClassVar = ["webhooks"]
+
+    async def check() -> None:
+        sound = await health_of(duties=Duties(Clock())).report()
+        assert (sound.status, sound.unsound_duties) == ("ok", [])
+        report = await health_of(duties=Broken()).report()
+        assert (report.status, report.unsound_duties) == ("degraded", ["webhooks"])
 
     asyncio.run(check())
 

@@ -250,3 +250,33 @@ def test_who_knows_more_than_the_feed_has_read_is_not_told_it_again(tmp_path):
             assert await take(follower, 1) == ["b"]
 
     run_on_books(tmp_path, scenario)
+
+
+def test_a_feed_that_a_defect_ended_misses_nothing_once_it_is_begun_again(tmp_path):
+    async def scenario(books):
+        feed = Feed(books.database, gives_places=books.membership is not None, poll_s=0.002)
+        sound, is_broken = feed._look, asyncio.Event()
+
+        def look(connection):
+            if is_broken.is_set():
+                raise ValueError("a defect")
+            return sound(connection)
+
+        feed._look = look  # type: ignore[method-assign]
+        first = asyncio.create_task(feed.keep_reading())
+        with await feed.follow(OF_42, None) as follower:
+            await write(books, "a")
+            assert await take(follower, 1) == ["a"]
+            is_broken.set()
+            with pytest.raises(ValueError, match="a defect"):
+                await first
+            await write(books, "b", "c")
+            is_broken.clear()
+            second = asyncio.create_task(feed.keep_reading())
+            assert await take(follower, 2) == ["b", "c"]
+            await write(books, "d")
+            assert await take(follower, 1) == ["d"]
+            second.cancel()
+            await asyncio.wait({second})
+
+    run_on_books(tmp_path, scenario)

@@ -53,6 +53,7 @@ class PostgresDatabase:
         self._open_lanes: list[Lane] = []
         self._control: ControlPool | None = None
         self._duties: ControlPool | None = None
+        self._set_aside: list[ControlPool] = []
 
     def handle(self, lane: str, statements: Mapping[type[object], BatchStatement]) -> None:
         """Have operations carried out by statements, on the lane of a name; to be called before ``open_lanes``."""
@@ -101,7 +102,7 @@ class PostgresDatabase:
         # In their order: what is admitted while the first one ends still finds the other one open.
         for lane in self._open_lanes:
             await lane.close()
-        for pool in (self._control, self._duties):
+        for pool in (self._control, self._duties, *self._set_aside):
             if pool is not None:
                 await pool.close()
 
@@ -131,9 +132,15 @@ class PostgresDatabase:
         assert self._duties is not None, "the database is not open"
         return Reserved(self, self._duties)
 
+    def set_aside(self, connections: int) -> "Reserved":
+        """Return the same database, over up to so many connections that nobody else uses; opened as they are needed."""
+        pool = ControlPool(self._url, connections=connections, timeout_s=self._timeout_s)
+        self._set_aside.append(pool)
+        return Reserved(self, pool)
+
 
 class Reserved:
-    """A database for the service's own duties: no number of slow requests keeps them from it."""
+    """A database over connections of one's own: no number of slow requests keeps one from it."""
 
     def __init__(self, database: PostgresDatabase, pool: ControlPool) -> None:
         self._database = database
