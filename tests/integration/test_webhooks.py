@@ -124,6 +124,7 @@ def test_what_is_sent_is_sent_after_a_defect_too_which_health_and_metrics_tell(s
             "url: the URL must look like https://host[:port][/path]: its scheme is not http or https",
         ),
         ({"url": "https://user:pw@example.com/"}, "url: the URL must not contain a user or password"),
+        ({"url": "https://10.0.0.1/hook"}, "url: it leads into a private network"),
         ({}, "url: is required"),
         ({"url": "https://example.com", "types": []}, "types: expected `array` of length >= 1"),
         ({"url": "https://example.com", "secret": "x"}, "secret: unknown field; known are url, tenant_id, types"),

@@ -128,6 +128,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     def is_over(self) -> bool:
         return self.state in {"complete", "failed", "cancelled"}
 
+    def is_kept(self, now: str) -> bool:
+        """Whether its time has not come: what is over is deleted a while later, and is not there from that moment."""
+        return self.expires_at is None or self.expires_at > now
+
 
 class Claimed(msgspec.Struct, frozen=True):
     """A job that is this worker's for now, with the sealed call to be made."""

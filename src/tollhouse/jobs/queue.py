@@ -102,14 +102,19 @@ class JobQueue:
         now_ms = self.time_ms(connection)
         most = self.rules.max_queued_per_tenant
         turns.take_places(connection, job.tenant_id, job.completions, most=most, now_ms=now_ms)
+        if job.claim_id is not None:
+            # One whose time is over may still be there, and have the claim.
+            store.free_claim(connection, job.claim_id, self._now())
         added = store.add(connection, job, now_ms)
         self._tell(connection, added, "queued")
         return added
 
     def asked_before(self, connection: sa.Connection, job: NewJob) -> Job | None:
-        """Return the job that was asked for under the claim of another, if any; raises as ``add``."""
+        """Return the job that was asked for under the claim of another, if it is still kept; raises as ``add``."""
         known = None if job.claim_id is None else lookup.find_claim(connection, job.claim_id)
-        if known is not None and known.body_digest != job.body_digest:
+        if known is None or not known.is_kept(self._now()):
+            return None
+        if known.body_digest != job.body_digest:
             raise IdempotencyMismatch("this Idempotency-Key was used for another job; use a new key")
         return known
 

@@ -35,6 +35,7 @@ from tollhouse.kit.ids import id_text, new_id
 from tollhouse.kit.money import usd
 from tollhouse.storage.database import Database
 from tollhouse.tenants import store as tenants
+from tollhouse.webhooks.destination import Network, Refused, refuse_at_once
 
 MAX_IDEMPOTENCY_KEY = 255
 _PLANNED_AT_ONCE = 20
@@ -87,6 +88,7 @@ class Jobs:
 
     Args:
         digest_key: tells apart what was asked for under idempotency keys.
+        networks: those that webhooks may go to though they are not public.
         plan: None where calls are not checked before they are made, as by commands.
     """
 
@@ -100,6 +102,7 @@ class Jobs:
         templates: Templates,
         rules: ReportRules,
         plan: Plan | None = None,
+        networks: Sequence[Network] = (),
     ) -> None:
         self._database = database
         self._queue = queue
@@ -109,6 +112,7 @@ class Jobs:
         self._templates = templates
         self._rules = rules
         self._plan = plan
+        self._networks = networks
 
     async def submit(self, principal: Principal, body: JobBody, idempotency_key: str | None) -> Accepted:
         """Queue a completion.
@@ -142,8 +146,21 @@ class Jobs:
             new = self._new_job(principal, calls, JOBS_QUEUE, "", "json" if body.response_schema else "text")
         else:
             new, calls = self._report(principal, body)
-        url = _checked_url(body.webhook_url)
+        url = self._checked_url(body.webhook_url)
         return msgspec.structs.replace(new, priority=body.priority, webhook_url=url), calls
+
+    def _checked_url(self, url: str | None) -> str:
+        if url is None:
+            return ""
+        if not is_base_url(url):
+            raise InvalidRequest(
+                "webhook_url: expected an http:// or https:// URL with a host, without user name or fragment"
+            )
+        try:
+            refuse_at_once(url, self._networks)
+        except (ValueError, Refused) as error:
+            raise InvalidRequest(f"webhook_url: {error}") from None
+        return url
 
     def _report(self, principal: Principal, body: ReportBody) -> tuple[NewJob, list[CompleteBody]]:
         name = body.params.get("template", DEFAULT_TEMPLATE)
@@ -318,11 +335,9 @@ class Jobs:
 
         def work(connection: sa.Connection) -> tuple[Job, bytes | None, Sequence[tuple[Job, bytes | None]]]:
             job = lookup.find(connection, job_id)
-            # What is over is deleted now and then, and is not there any more from the moment that it was told to be.
-            is_there = job is not None and (job.expires_at is None or job.expires_at > utc_text(self._clock.now_ms()))
             if (
                 job is None
-                or not is_there
+                or not job.is_kept(utc_text(self._clock.now_ms()))
                 or job.parent_id
                 or queue not in {None, job.queue}
                 or not reader.may_see(job)
@@ -353,11 +368,3 @@ def room_nano_usd(connection: sa.Connection, job: NewJob, period: str) -> int | 
 def _require_content(reader: Reader) -> None:
     if not reader.principal.may_complete:
         raise Forbidden("this key may read where a job is, but not its result: its role is reader")
-
-
-def _checked_url(url: str | None) -> str:
-    if url is not None and not is_base_url(url):
-        raise InvalidRequest(
-            "webhook_url: expected an http:// or https:// URL with a host, without user name or fragment"
-        )
-    return url or ""

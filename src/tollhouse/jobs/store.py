@@ -90,6 +90,18 @@ def add(connection: sa.Connection, job: NewJob, due_ms: int) -> Job:
     return Job(**{name: row[name] for name in Job.__struct_fields__})
 
 
+_FREE_CLAIM = Prepared(
+    sa.update(ai_jobs)
+    .where(_JOB.claim_id == sa.bindparam("its_claim"), _JOB.expires_at <= sa.bindparam("now"))
+    .values(claim_id=sa.null())
+)
+
+
+def free_claim(connection: sa.Connection, claim_id: str, now: str) -> None:
+    """Take an Idempotency-Key from a job whose time is over, and which is not deleted yet."""
+    _FREE_CLAIM.on(connection, its_claim=claim_id, now=now)
+
+
 _LAST_TURN = Prepared(sa.select(sa.func.max(_TURN.turn)))
 _WHOSE_TURN = Prepared(
     sa.select(_TURN.tenant_id)

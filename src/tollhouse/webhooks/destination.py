@@ -27,6 +27,7 @@ _TRANSLATED = ip_network("64:ff9b::/96")
 _TRANSLATED_LOCALLY = ip_network("64:ff9b:1::/48")
 # Names that are looked up at once, those included that nobody waits for any more.
 _MOST_LOOKUPS = 256
+_PLAIN = "plain http:// is only for the networks of [webhooks] allow_networks; expected https://"
 _lookups = threading.BoundedSemaphore(_MOST_LOOKUPS)
 
 
@@ -82,15 +83,49 @@ async def pinned(address: Address, allowed: Sequence[Network]) -> list[IpAddress
         Refused: the name has none to which one may go, or plain HTTP would leave these networks.
         OSError: the name cannot be resolved.
     """
-    found = await look_up(address.host, address.port)
-    addresses = [ip_address(entry[4][0]) for entry in found if "%" not in str(entry[4][0])]
+    return _permitted(_addresses(await look_up(address.host, address.port)), address.scheme, allowed)
+
+
+def refuse_at_once(url: str, allowed: Sequence[Network]) -> None:
+    """Refuse a URL of which it is known without asking anybody that no try could go there.
+
+    Names are judged at each try alone, by what they lead to then; but for ``localhost``, which is this machine.
+
+    Raises:
+        ValueError: it is none that a webhook may have.
+        Refused: its host is an address, or the own machine, to which none may go.
+    """
+    address = parse_destination(url).address
+    host = address.host.rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        own = [entry for each in ("127.0.0.1", "::1") for entry in _numeric(each, address.port)]
+        _permitted(_addresses(own), address.scheme, allowed)
+    elif found := _numeric(address.host, address.port):
+        _permitted(_addresses(found), address.scheme, allowed)
+    elif address.scheme == "http" and not allowed:
+        raise Refused(_PLAIN)
+
+
+def _numeric(host: str, port: int) -> list[Any]:
+    """Return what the system makes of a host that is an address, in whatever way of writing it; of a name nothing."""
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return []
+
+
+def _addresses(found: Sequence[Any]) -> list[IpAddress]:
+    return [ip_address(entry[4][0]) for entry in found if "%" not in str(entry[4][0])]
+
+
+def _permitted(addresses: Sequence[IpAddress], scheme: str, allowed: Sequence[Network]) -> list[IpAddress]:
     own = [each for each in addresses if any(each.version == net.version and each in net for net in allowed)]
     public = [each for each in addresses if is_public(each)]
-    permitted = own if address.scheme != "https" else [each for each in addresses if each in own or each in public]
+    permitted = own if scheme != "https" else [each for each in addresses if each in own or each in public]
     if permitted:
         return permitted
     if public:
-        raise Refused("plain http:// is only for the networks of [webhooks] allow_networks; expected https://")
+        raise Refused(_PLAIN)
     raise Refused("it leads into a private network; [webhooks] allow_networks names those that may be reached")
 
 

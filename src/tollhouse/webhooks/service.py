@@ -1,6 +1,7 @@
 """What operators do about webhooks. Each change is one transaction, with its entry in the audit log."""
 
 from collections.abc import Callable
+from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -29,7 +30,7 @@ from tollhouse.webhooks.body import (
     WebhookList,
     WebhookRequest,
 )
-from tollhouse.webhooks.destination import parse_destination
+from tollhouse.webhooks.destination import Refused, refuse_at_once
 from tollhouse.webhooks.dispatcher import new_delivery, new_endpoint
 from tollhouse.webhooks.model import Endpoint
 from tollhouse.webhooks.signing import new_secret, secret_text
@@ -59,13 +60,14 @@ class WebhookAdministration:
         self._vault = vault
         self._settings = settings
         self._gives_places = gives_places
+        self._networks = [ip_network(each) for each in settings.allow_networks]
 
     # Endpoints.
 
     async def create(self, wanted: WebhookRequest, actor: str) -> NewWebhook:
         """Make an endpoint, which gets what happens from now on; raises InvalidRequest."""
         tenant_id = "" if wanted.tenant_id is None else id_text(wanted.tenant_id)
-        url = "" if wanted.url is None else _checked(wanted.url)
+        url = "" if wanted.url is None else self._checked(wanted.url)
         types = None if wanted.types is None else tuple(wanted.types)
         secret = new_secret()
 
@@ -101,7 +103,7 @@ class WebhookAdministration:
         """Change what is given; raises NotFound, InvalidRequest."""
         values: dict[str, Any] = {}
         if changes.url is not UNSET:
-            values["url"] = _checked(changes.url)
+            values["url"] = self._checked(changes.url)
         if changes.types is not UNSET:
             values["types"] = None if changes.types is None else tuple(changes.types)
         if changes.is_enabled is not UNSET:
@@ -261,6 +263,13 @@ class WebhookAdministration:
             gone += deleted
         return gone
 
+    def _checked(self, url: str) -> str:
+        try:
+            refuse_at_once(url, self._networks)
+        except (ValueError, Refused) as error:
+            raise InvalidRequest(f"url: {error}") from None
+        return url
+
     def _now(self) -> str:
         return utc_text(self._clock.now_ms())
 
@@ -288,14 +297,6 @@ def _test_event(endpoint: Endpoint, now_ms: int) -> Event:
         data='{"message":"This endpoint gets webhooks."}',
         created_at=utc_text(now_ms),
     )
-
-
-def _checked(url: str) -> str:
-    try:
-        parse_destination(url)
-    except ValueError as error:
-        raise InvalidRequest(f"url: {error}") from None
-    return url
 
 
 def _no_endpoint(endpoint_id: str) -> NotFound:

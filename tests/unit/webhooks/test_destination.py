@@ -7,7 +7,7 @@ import pytest
 
 from tollhouse.providers.address import Address
 from tollhouse.webhooks import destination
-from tollhouse.webhooks.destination import Refused, is_public, parse_destination, pinned
+from tollhouse.webhooks.destination import Refused, is_public, parse_destination, pinned, refuse_at_once
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 
@@ -122,6 +122,34 @@ def test_no_way_of_writing_the_own_machine_gets_by(host):
 
     with pytest.raises((Refused, OSError)):
         asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "2130706433", "0x7f.1", "127.1", "0", "localhost", "LOCALHOST.", "a.localhost", "[::1]", "10.1.2.3",
+     "169.254.169.254", "[fd00::1]", "[::ffff:10.0.0.1]"],
+)  # fmt: skip
+def test_what_is_known_to_lead_inside_is_refused_without_asking_anybody(monkeypatch, host):
+    monkeypatch.setattr(destination, "look_up", None)
+    with pytest.raises(Refused, match="it leads into a private network"):
+        refuse_at_once(f"https://{host}:8443/hook", ())
+
+
+def test_only_what_no_try_could_reach_is_refused_beforehand():
+    for url, allowed in (
+        ("https://hooks.example.com/a", ()),
+        ("https://8.8.8.8/a", ()),
+        ("https://[2606:4700::1111]/a", ()),
+        ("http://hooks.example.com/a", LOOPBACK),
+        ("http://127.0.0.1:9/a", LOOPBACK),
+        ("https://localhost/a", LOOPBACK),
+    ):
+        refuse_at_once(url, allowed)
+    for url, allowed in (("http://hooks.example.com/a", ()), ("http://8.8.8.8/a", LOOPBACK)):
+        with pytest.raises(Refused, match="plain http:// is only for the networks"):
+            refuse_at_once(url, allowed)
+    with pytest.raises(ValueError, match="its scheme is not http or https"):
+        refuse_at_once("ftp://127.0.0.1", ())
 
 
 def test_names_that_nobody_answers_for_leave_those_of_providers_alone(monkeypatch):

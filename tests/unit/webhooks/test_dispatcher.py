@@ -27,7 +27,7 @@ from tollhouse.webhooks.sending import Sender
 from tollhouse.webhooks.service import WebhookAdministration
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
-SETTINGS = Webhooks(timeout_s=5, max_concurrent=8, max_per_endpoint=2, poll_s=0.01)
+SETTINGS = Webhooks(allow_networks=("127.0.0.0/8",), timeout_s=5, max_concurrent=8, max_per_endpoint=2, poll_s=0.01)
 HOUR_S = 3600
 
 
@@ -447,3 +447,54 @@ def test_pauses_are_spread(monkeypatch):
     clock = FakeClock()
     found = {Dispatcher._next_at(1, Result(500, ""), clock.now_ms()) for _ in range(50)}
     assert len(found) > 20
+
+
+def test_an_idle_dispatcher_reads_once_a_round_and_writes_nothing(books_folder, receiver):
+    async def scenario(desk):
+        await desk.endpoint(receiver.url)
+        await desk.tell("a")
+        await desk.round()
+        counting = Counting(desk.books.database, desk.dispatcher)
+        running = asyncio.create_task(desk.dispatcher.keep_delivering())
+        await counting.until_rounds(5)
+        assert (counting.reads, counting.writes) == (5, 0)
+        await desk.tell("b")
+        await counting.until(lambda: len(receiver.received) == 2)
+        running.cancel()
+        await asyncio.wait({running})
+        await desk.dispatcher.finish()
+
+    run(books_folder, scenario)
+
+
+class Counting:
+    """Counts what a dispatcher asks of its database, and the rounds that it rests after."""
+
+    def __init__(self, database, dispatcher):
+        self.reads = self.writes = self.rounds = 0
+        self._database = database
+        self._pause = dispatcher._pause
+        self._has_rested = asyncio.Event()
+        dispatcher._database, dispatcher._pause = self, self._rest
+
+    async def until_rounds(self, rounds):
+        await self.until(lambda: self.rounds == rounds)
+
+    async def until(self, is_so):
+        async with asyncio.timeout(20):
+            while not is_so():
+                self._has_rested.clear()
+                await self._has_rested.wait()
+
+    async def _rest(self):
+        self.rounds += 1
+        self._has_rested.set()
+        await self._pause()
+
+    async def read(self, work):
+        self.reads += 1
+        return await self._database.read(work)
+
+    async def write(self, work):
+        self.writes += 1
+        return await self._database.write(work)
