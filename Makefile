@@ -4,6 +4,9 @@ UV_VERSION := 0.13.9
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 RUN := $(UV) run --frozen --all-extras
 
+# Tests start hundreds of interpreters. What one of them has compiled is there for the others, also where containers are told otherwise.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: programs demo test check audit format bench faults install
 
 demo: install

@@ -152,9 +152,9 @@ def test_a_token_that_has_ended_is_followed_by_another(tab, service, wire):
     wire.hold()
     press(tab)
     expect_state(tab, "processing")
-    with tab.page.expect_response("**/demo/token") as second:
-        pass
-    assert second.value.ok
+    # It may have been asked for already, where that took longer than the first one lasts.
+    while len([url for url in tab.asked if "/demo/token" in url]) < 2:
+        tab.page.wait_for_timeout(20)
     wire.release()
 
     expect_state(tab, "complete")
