@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import uvloop
@@ -13,13 +13,13 @@ from harness import engines
 from harness.load import Outcome, all_at_once
 from harness.reckoning import numbered_call
 from harness.service import ADMIN_KEY, Service, TenantId, eventually, limits, model, provider, providers, serving
-from harness.steady import Answered, Load, steady_loads
+from harness.steady import Answered, Load, percentile, steady_loads, together
 from tollhouse.testing import Behaviour, FakeProvider
 
 pytestmark = pytest.mark.usefixtures("on_each_engine")
 
 AT_ONCE = 5
-PER_S, BURST, SECONDS, ROUNDS = 10, 20, 10, 3
+PER_S, BURST, SECONDS, ROUNDS = 10, 20, 10, 8
 """The limit of each tenant, and how long the nine and the crowd call."""
 CROWD = 50
 
@@ -66,7 +66,7 @@ def slow_provider_url() -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_tenant_at_50_times_its_limit_is_not_felt_by_nine_others(slow_provider_url, tmp_path):
     config = (
         provider("anthropic", "anthropic", slow_provider_url)
@@ -94,12 +94,16 @@ def test_a_tenant_at_50_times_its_limit_is_not_felt_by_nine_others(slow_provider
         assert len(service.rows(tenant_id=crowd)) == served
         print(
             f"\nFAULT {engines.current()} one tenant at {CROWD} times its limit of {PER_S}/s beside nine: "
-            f"p50_alone_ms={by_round(alone, 50)} p50_beside_ms={by_round(beside, 50)} "
-            f"p99_alone_ms={by_round(alone, 99)} p99_beside_ms={by_round(beside, 99)} "
-            f"crowd_served={served} crowd_refused={refused}"
+            f"alone {figures(alone)} beside {figures(beside)} crowd_served={served} crowd_refused={refused}"
         )
 
 
-def by_round(rounds: list[Answered], percent: int) -> str:
-    """Return a percentile of each round's answers in milliseconds."""
-    return "/".join(f"{each.percentile_ms(percent):.0f}" for each in rounds)
+def figures(rounds: list[Answered]) -> str:
+    """Return how long the calls of all rounds took, in milliseconds: all of them, and those that nothing disturbed."""
+    by_round = "/".join(f"{percentile(each.taken_ms, 99):.0f}" for each in rounds)
+    whole = together(rounds)
+    return f"{spread(whole.taken_ms)} ({by_round}) undisturbed {spread(whole.undisturbed_ms)}"
+
+
+def spread(taken_ms: Sequence[float]) -> str:
+    return f"calls={len(taken_ms)} p50_ms={percentile(taken_ms, 50):.1f} p99_ms={percentile(taken_ms, 99):.1f}"

@@ -4,13 +4,14 @@
 """
 
 import asyncio
+import bisect
 import gc
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,17 +23,34 @@ from harness.service import TenantId
 
 _READY = b"ready\n"
 _PIPE = asyncio.subprocess.PIPE
+# What was kept waiting before a call was sent is in its way still.
+_BEFORE_S = 0.02
+_SEEN_WITHIN_S = 0.005
 
 
-@dataclass(frozen=True)
-class Answered:
-    """How calls were answered, by status, and how long each took, in milliseconds, sorted."""
+class Answered(NamedTuple):
+    """How calls were answered, by status, and how long all of them, and the undisturbed, took: milliseconds, sorted.
+
+    A virtual machine's processors are taken from it now and then by whoever else is on its host. Calls that were under
+    way then are disturbed by that, and say little of the service.
+    """
 
     statuses: Counter[int | None]
     taken_ms: list[float]
+    undisturbed_ms: list[float]
 
-    def percentile_ms(self, percent: int) -> float:
-        return self.taken_ms[min(len(self.taken_ms) * percent // 100, len(self.taken_ms) - 1)]
+
+def percentile(sorted_values: Sequence[float], percent: int) -> float:
+    return sorted_values[min(len(sorted_values) * percent // 100, len(sorted_values) - 1)]
+
+
+def together(rounds: Sequence[Answered]) -> Answered:
+    """Return several rounds as one."""
+    statuses: Counter[int | None] = Counter()
+    for each in rounds:
+        statuses += each.statuses
+    taken_ms = sorted(taken for each in rounds for taken in each.taken_ms)
+    return Answered(statuses, taken_ms, sorted(taken for each in rounds for taken in each.undisturbed_ms))
 
 
 class Load(NamedTuple):
@@ -54,12 +72,37 @@ async def steady_loads(port: int, key: str, seconds: float, *loads: Load) -> lis
         for process in processes:
             assert process.stdout is not None
             assert await process.stdout.readline() == _READY, "the load cannot begin"
+        stolen_s: list[float] = []
+        watching = asyncio.create_task(_watch_steal(stolen_s))
         outputs = await asyncio.gather(*(process.communicate(b"begin\n") for process in processes))
-    answered = []
-    for output, _ in outputs:
-        outcomes = json.loads(output)
-        answered.append(Answered(Counter(status for status, _ in outcomes), sorted(taken for _, taken in outcomes)))
-    return answered
+        watching.cancel()
+    return [_answered(json.loads(output), stolen_s) for output, _ in outputs]
+
+
+def _answered(outcomes: list[tuple[int | None, float, float]], stolen_s: Sequence[float]) -> Answered:
+    taken_ms, undisturbed_ms = [], []
+    for _, sent_s, answered_s in outcomes:
+        taken_ms.append(1000 * (answered_s - sent_s))
+        place = bisect.bisect_left(stolen_s, sent_s - _BEFORE_S)
+        if place == len(stolen_s) or stolen_s[place] > answered_s + _SEEN_WITHIN_S:
+            undisturbed_ms.append(taken_ms[-1])
+    return Answered(Counter(status for status, _, _ in outcomes), sorted(taken_ms), sorted(undisturbed_ms))
+
+
+async def _watch_steal(stolen_s: list[float]) -> None:
+    """Note when time was taken from this machine's processors, until cancelled."""
+    before = _stolen_ticks()
+    while True:
+        await asyncio.sleep(_SEEN_WITHIN_S)
+        now = _stolen_ticks()
+        if now != before:
+            stolen_s.append(time.monotonic())
+        before = now
+
+
+def _stolen_ticks() -> int:
+    """Return the eighth number of the processors' line (proc(5)), in hundredths of a second."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
 
 
 async def _call_steadily(port: int, key: str, tenants: Sequence[str], per_s: int, seconds: float) -> list[Outcome]:
@@ -90,7 +133,9 @@ def _main() -> None:
     sys.stdout.flush()
     sys.stdin.readline()
     outcomes = uvloop.run(_call_steadily(int(port), key, tenants, int(per_s), float(seconds)))
-    print(json.dumps([(each.status, 1000 * (each.answered_s - each.sent_s)) for each in outcomes]))
+    # Written whole: standard output may be without a buffer, and take as much as a pipe holds and no more.
+    with open(1, "wb", closefd=False) as output:
+        output.write(json.dumps([(each.status, each.sent_s, each.answered_s) for each in outcomes]).encode())
 
 
 if __name__ == "__main__":

@@ -96,7 +96,11 @@ def test_the_demo_walks_through_a_real_call_its_row_and_its_refusals(directory, 
         ("complete", "ai.report.completed"),
     ]
     report = read_one(directory / "tollhouse.db", "SELECT * FROM ai_usage_log WHERE id = 2")
-    assert (report["feature_slug"], report["service"], report["status"]) == ("report-generation", "sales-api", "settled")
+    assert (report["feature_slug"], report["service"], report["status"]) == (
+        "report-generation",
+        "sales-api",
+        "settled",
+    )
     assert re.search(r"← 200 OK \(after [0-9.]+ s\)\n\n +\S.*\d", told.split("/download\n")[1]), "its text is shown"
     assert "Consistent (ledger rows: 2, tenants: 1, budgets: 2, reservations: 0, audit entries: " in told
 
