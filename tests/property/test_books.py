@@ -449,4 +449,4 @@ TestBooks.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestBooksOnPostgres = PostgresBooksMachine.TestCase
-TestBooksOnPostgres.settings = settings(TestBooks.settings, max_examples=settings().max_examples // 8)
+TestBooksOnPostgres.settings = settings(TestBooks.settings, max_examples=settings().max_examples // 12)

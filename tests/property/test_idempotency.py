@@ -95,7 +95,7 @@ def bodies(secrets):
 
 
 @given(secrets=st.tuples(SECRET, SECRET, SECRET, SECRET, SECRET))
-@settings(max_examples=settings().max_examples // 5, deadline=None)
+@settings(max_examples=settings().max_examples // 10, deadline=None)
 def test_the_files_hold_neither_keys_nor_prompts_nor_answers_nor_their_plain_digests(engine, secrets):
     with tempfile.TemporaryDirectory() as folder:
         images = asyncio.run(served(Path(folder, "books.db"), secrets))

@@ -93,7 +93,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 
 
 @given(samples(), st.lists(st.integers(0, 10_000), max_size=12))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_an_answer_means_the_same_however_it_is_cut(sample, places):
     for pieces in (cut(sample.data, places), [sample.data[i : i + 1] for i in range(len(sample.data))]):
         answer = Answer(MAX_ANSWER_BYTES, MAX_HEADER_BYTES)
@@ -104,7 +104,7 @@ def test_an_answer_means_the_same_however_it_is_cut(sample, places):
 
 
 @given(samples(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_truncated_answer_is_never_taken_for_a_whole_one(sample, data):
     length = data.draw(st.integers(0, len(sample.data) - 1))
     answer = Answer(MAX_ANSWER_BYTES, MAX_HEADER_BYTES)
@@ -115,7 +115,7 @@ def test_a_truncated_answer_is_never_taken_for_a_whole_one(sample, data):
 
 
 @given(samples(), st.binary(min_size=1, max_size=20) | samples().map(lambda sample: sample.data))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_connection_with_surplus_bytes_is_never_reused(sample, surplus):
     if sample.until_eof:
         return
@@ -147,7 +147,7 @@ def damaged(draw):
 
 
 @given(damaged(), st.lists(st.integers(0, 10_000), max_size=5))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_nothing_but_a_bad_answer_comes_out_of_damage(data, places):
     answer = Answer(MAX_ANSWER_BYTES, MAX_HEADER_BYTES)
     try:
@@ -225,7 +225,7 @@ async def outcome(call: Awaitable[WireResponse]) -> WireResponse | ProviderError
 
 
 @given(damaged(), st.lists(st.integers(0, 10_000), max_size=5), st.sampled_from(["stay", "close", "reset"]))
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=125, deadline=None)
 def test_no_answer_hangs_a_call_or_poisons_the_pool(data, places, ending):
     first = uvloop.run(exchange_twice(data, places, ending))
     event(type(first).__name__)

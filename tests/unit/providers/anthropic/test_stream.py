@@ -381,7 +381,7 @@ JSON = st.recursive(
         max_size=8,
     )
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_whatever_is_sent_is_read_or_fails_in_a_known_way(sent):
     reader = MessagesReader(secret="sk-ant-0123456789")
     begun: set[int] = set()

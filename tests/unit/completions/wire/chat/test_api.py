@@ -521,7 +521,7 @@ TURNS = st.lists(st.fixed_dictionaries({"role": WORDS}, optional={"content": JSO
 
 
 @given(st.fixed_dictionaries({"model": st.just("m"), "messages": TURNS}), st.dictionaries(NAMES, JSON, max_size=4))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_whatever_a_client_sends_is_read_or_refused(base, more):
     try:
         API.translated(API.read(json.dumps({**more, **base}).encode()), 10)

@@ -569,7 +569,7 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS.split()), DOCUMENTS, max_size=4)
 
 
 @given(BODIES, CONTENTS | DOCUMENTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_whatever_comes_only_refusals_come_out(body, contents):
     raw = json.dumps({"contents": contents, **body}).encode()
     with suppress(InvalidRequest):

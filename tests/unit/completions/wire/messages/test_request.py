@@ -378,7 +378,7 @@ TOP = (
     st.dictionaries(words(TOP), JSON, max_size=5),
     st.lists(st.fixed_dictionaries({"role": words(KINDS), "content": JSON}), max_size=3),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_json_is_translated_or_refused(fields, messages):
     raw = json.dumps({**ASK, **({"messages": messages} if messages else {}), **fields}).encode()
     try:
