@@ -139,7 +139,7 @@ class Ledger:
             return True
         except Unavailable:
             return False
-        except InternalError:
+        except Exception:  # noqa: BLE001 - whatever it is, those that are written beside it are not to be lost by it
             # Its reservation stays counted, and the next start enters it as unknown.
             _LOG.exception("an ended attempt does not fit the ledger")
         return True

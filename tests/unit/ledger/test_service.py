@@ -95,6 +95,30 @@ def test_an_end_that_does_not_fit_the_ledger_does_not_keep_the_others_from_it(tm
     run_on_books(tmp_path, scenario)
 
 
+def test_a_defect_in_writing_one_end_loses_none_of_the_others(tmp_path, monkeypatch):
+    async def scenario(books):
+        await books.set_tenant()
+        first, second = await books.reserve(100), await books.reserve(100)
+        async with read_only(books.database):
+            for made in (first, second):
+                with pytest.raises(Unavailable):
+                    await books.ledger.release(made)
+        submit, defects = books.database.submit, [RuntimeError("a defect")]
+
+        def failing_once(operation):
+            future = submit(operation) if not defects else asyncio.get_running_loop().create_future()
+            if defects:
+                future.set_exception(defects.pop())
+            return future
+
+        monkeypatch.setattr(books.database, "submit", failing_once)
+        await books.ledger.flush()
+        assert books.ledger.unwritten == 0
+        assert await books.reservations() == {(first.request_id, 1): "open"}
+
+    run_on_books(tmp_path, scenario)
+
+
 def test_what_was_in_flight_when_the_process_died_is_held_as_unknown_at_the_next_start(tmp_path):
     async def main():
         async with open_books(tmp_path / "db") as books:
