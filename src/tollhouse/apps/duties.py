@@ -71,12 +71,15 @@ class Duties:
             try:
                 await duty.run()
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if _is_to_end():
                     raise
                 # Something that it waited for was cancelled, and not the duty.
                 defect: BaseException = error
             except Exception as error:  # noqa: BLE001 - logged, and the duty is begun again
+                if _is_to_end():
+                    # Begun again it would never end: what has cancelled it does so once.
+                    _LOG.error("a duty was to end, and did so on a defect", duty=duty.name, exc_info=error)
+                    return
                 defect = error
             else:
                 # There is nothing to do for it.
@@ -89,3 +92,8 @@ class Duties:
             await asyncio.sleep(pause_s)
             pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
             self._sound_at_s[duty.name] = self._clock.monotonic_s() + _SOUND_AFTER_S
+
+
+def _is_to_end() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0

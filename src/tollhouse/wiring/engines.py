@@ -240,3 +240,7 @@ async def _know_the_keys(keyring: Keyring, keys_changed: asyncio.Event) -> None:
             _LOG.warning("the keys are read again in a moment", reason=error.message)
             keys_changed.set()
             await asyncio.sleep(_KEYS_AGAIN_S)
+        except Exception:
+            # Begun again, it reads what it has not read: until then a key that was revoked elsewhere is taken here.
+            keys_changed.set()
+            raise

@@ -129,6 +129,31 @@ def test_a_duty_is_unsound_until_it_has_run_for_two_minutes_and_then_its_pauses_
     run(scenario)
 
 
+def test_a_duty_that_is_stopped_is_not_begun_again_though_its_end_is_a_defect(pauses, capsys):
+    """Whoever stops a process cancels its duties once, and waits for their end."""
+
+    async def scenario():
+        duties, sound, begun = Duties(FakeClock()), Work(0), 0
+
+        async def work():
+            nonlocal begun
+            begun += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ValueError("it cannot be tidied up")
+
+        keeping = asyncio.create_task(duties.keep([Duty("worker", work), Duty("sound", sound.run)]))
+        await sound.goes_on.wait()
+        keeping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await keeping
+        assert (begun, pauses.lengths_s) == (1, [])
+
+    run(scenario)
+    assert "it cannot be tidied up" in capsys.readouterr().out
+
+
 def test_a_duty_with_nothing_to_do_may_end(pauses):
     async def scenario():
         async def nothing():
