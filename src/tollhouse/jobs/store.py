@@ -423,8 +423,8 @@ def again(connection: sa.Connection, job: Job, due_ms: int) -> Job | None:
         .values(own)
         .returning(*COLUMNS)
     ).one_or_none()
-    assert row is not None or not failed_parts, "parts fail with their parent"
     if row is None:
+        # Its parts are then to be left as they were, by undoing the transaction.
         return None
     turns.add_places(connection, job.tenant_id, failed_parts if job.parts else 1)
     return job_of(row)

@@ -451,6 +451,22 @@ def test_of_a_job_with_parts_those_that_failed_are_tried_again(tmp_path):
     run_on_queue(tmp_path, work)
 
 
+def test_parts_that_failed_are_not_tried_again_while_others_run_or_once_their_job_was_cancelled(tmp_path):
+    async def work(queue: Queue) -> None:
+        job = await queue.put(parts=3)
+        first, second = await claimed(queue, 2)
+        await queue.fail(first, BUSY)
+        with pytest.raises(Conflict, match="is processing; only what has failed"):
+            await queue.again(job.job_id, nothing_more)
+        await queue.complete(second, b"2")
+        await queue.cancel(job.job_id)
+        with pytest.raises(Conflict, match="is cancelled; only what has failed"):
+            await queue.again(job.job_id, nothing_more)
+        assert await queue.states() == {"failed": 1, "complete": 1, "cancelled": 2}
+
+    run_on_queue(tmp_path, work)
+
+
 def test_what_is_over_is_dropped_on_demand_and_forgotten_in_time(tmp_path):
     async def work(queue: Queue) -> None:
         job, other = await queue.put(), await queue.put(parts=2)
