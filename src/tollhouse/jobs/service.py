@@ -129,7 +129,7 @@ class Jobs:
     def checked(self, principal: Principal, body: JobBody | ReportBody) -> NewJob:
         """Return the job that a body asks for; raises TollhouseError for what would be refused if it were made now."""
         new, calls = self.of_body(principal, body)
-        self._check_first(principal, calls)
+        self._check_first(principal, new, calls)
         return new
 
     def of_body(self, principal: Principal, body: JobBody | ReportBody) -> tuple[NewJob, Sequence[CompleteBody]]:
@@ -146,21 +146,8 @@ class Jobs:
             new = self._new_job(principal, calls, JOBS_QUEUE, "", "json" if body.response_schema else "text")
         else:
             new, calls = self._report(principal, body)
-        url = self._checked_url(body.webhook_url)
+        url = _checked_url(body.webhook_url)
         return msgspec.structs.replace(new, priority=body.priority, webhook_url=url), calls
-
-    def _checked_url(self, url: str | None) -> str:
-        if url is None:
-            return ""
-        if not is_base_url(url):
-            raise InvalidRequest(
-                "webhook_url: expected an http:// or https:// URL with a host, without user name or fragment"
-            )
-        try:
-            refuse_at_once(url, self._networks)
-        except (ValueError, Refused) as error:
-            raise InvalidRequest(f"webhook_url: {error}") from None
-        return url
 
     def _report(self, principal: Principal, body: ReportBody) -> tuple[NewJob, list[CompleteBody]]:
         name = body.params.get("template", DEFAULT_TEMPLATE)
@@ -231,8 +218,13 @@ class Jobs:
             ),
         )
 
-    def _check_first(self, principal: Principal, calls: Sequence[CompleteBody]) -> None:
-        """Check the first of a job's calls, in the event loop; raises TollhouseError where it would be refused."""
+    def _check_first(self, principal: Principal, new: NewJob, calls: Sequence[CompleteBody]) -> None:
+        """Check where a job's end is told, and its first call, in the event loop; raises TollhouseError as refused."""
+        if new.webhook_url:
+            try:
+                refuse_at_once(new.webhook_url, self._networks)
+            except (ValueError, Refused) as error:
+                raise InvalidRequest(f"webhook_url: {error}") from None
         if self._plan is not None:
             self._plan(calls[0], principal)
 
@@ -264,7 +256,7 @@ class Jobs:
             claimed = new
             job = await self._database.read(lambda connection: self._queue.asked_before(connection, claimed))
         if job is None:
-            self._check_first(principal, calls)
+            self._check_first(principal, new, calls)
             if new.parts:
                 await self._check_budget(principal, new, calls)
             job = await self._queue.add(new)
@@ -368,3 +360,11 @@ def room_nano_usd(connection: sa.Connection, job: NewJob, period: str) -> int | 
 def _require_content(reader: Reader) -> None:
     if not reader.principal.may_complete:
         raise Forbidden("this key may read where a job is, but not its result: its role is reader")
+
+
+def _checked_url(url: str | None) -> str:
+    if url is not None and not is_base_url(url):
+        raise InvalidRequest(
+            "webhook_url: expected an http:// or https:// URL with a host, without user name or fragment"
+        )
+    return url or ""

@@ -1,8 +1,10 @@
 """Schedules on both engines: when they fire, that they fire once, and what they make."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
+from ipaddress import ip_network
 
 import msgspec
 import pytest
@@ -22,6 +24,7 @@ from tollhouse.jobs.templating import load_templates
 from tollhouse.keys.model import Principal
 from tollhouse.kit.clock import epoch_ms, utc_text
 from tollhouse.storage.job_schema import ai_job_schedules
+from tollhouse.webhooks.destination import Network
 
 SHOP = Principal("key_1", "shop", "service", frozenset({"42"}), "digest")
 BOTH = Principal("key_2", "both", "service", None)
@@ -29,9 +32,9 @@ ANOTHERS = JobBody(model="m", user_message="and there?", tenant_id=43, feature_s
 HOURLY = ScheduleBody(cron="0 * * * *", job=JobBody(model="m", user_message="what happened?"))
 
 
-def schedules_of(queue: Queue, plan: Plan | None = None) -> Schedules:
-    seal = Seal(b"k" * 32)
-    jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, load_templates(None), ReportRules(), plan)
+def schedules_of(queue: Queue, plan: Plan | None = None, networks: Sequence[Network] = ()) -> Schedules:
+    seal, templates = Seal(b"k" * 32), load_templates(None)
+    jobs = Jobs(queue.database, queue, seal, b"d" * 32, queue.clock, templates, ReportRules(), plan, networks)
     return Schedules(queue.database, queue, seal, jobs, queue.clock, queue.time_ms)
 
 
@@ -168,6 +171,24 @@ def test_a_schedule_fires_in_a_process_that_checks_calls_too(tmp_path):
         queue.clock.advance(3600)
         assert await schedules.fire_due() == 1
         assert await queue.states() == {"queued": 1}
+
+    run_on_queue(tmp_path, work)
+
+
+def test_a_schedule_makes_its_job_though_its_webhook_may_go_nowhere_by_now(tmp_path):
+    """Such as after an upgrade, or where the worker that fires it knows of no networks; each try is judged anyway."""
+
+    async def work(queue: Queue) -> None:
+        assert HOURLY.job is not None
+        told = msgspec.structs.replace(HOURLY.job, webhook_url="https://10.0.0.1/hook")
+        with pytest.raises(InvalidRequest, match="webhook_url"):
+            await schedules_of(queue).add(SHOP, msgspec.structs.replace(HOURLY, job=told))
+        inside = schedules_of(queue, networks=[ip_network("10.0.0.0/8")])
+        await inside.add(SHOP, msgspec.structs.replace(HOURLY, job=told))
+        queue.clock.advance(3600)
+        assert await schedules_of(queue).fire_due() == 1
+        (job,) = await every_job(queue)
+        assert job.webhook_url == "https://10.0.0.1/hook"
 
     run_on_queue(tmp_path, work)
 

@@ -76,6 +76,9 @@ def test_a_webhook_into_a_private_network_is_refused_when_the_job_is_asked_for(t
         assert await queue.states() == {}
         await jobs_of(ip_network("127.0.0.0/8")).submit(SHOP, body, None)
         await jobs_of().submit(SHOP, msgspec.structs.replace(body, webhook_url=outside), None)
+        # What was accepted once is not refused when it is asked for again, whatever has changed meanwhile.
+        first = await jobs_of(ip_network("127.0.0.0/8")).submit(SHOP, body, "once")
+        assert (await jobs_of().submit(SHOP, body, "once")).job_id == first.job_id
 
     run_on_queue(tmp_path, work)
 
