@@ -182,3 +182,17 @@ def test_an_upgrade_counts_what_is_open(tmp_path):
         assert (await turn(queue)).open_jobs == 6
 
     run_on_queue(tmp_path, work)
+
+
+@pytest.mark.engine("sqlite")
+def test_an_upgrade_does_not_read_all_jobs_for_each_tenant(tmp_path):
+    """With some hundred tenants and the jobs of a week it would take longer than anybody waits for a start."""
+
+    async def work(queue: Queue) -> None:
+        plan = sa.text(f"EXPLAIN QUERY PLAN {importlib.import_module(UPGRADE).COUNT_OPEN_JOBS}")
+        steps = await queue.database.read(lambda connection: [row.detail for row in connection.execute(plan)])
+        of_jobs = [step for step in steps if "ai_jobs" in step]
+        assert len(of_jobs) == 2
+        assert all("USING INDEX" in step for step in of_jobs), steps
+
+    run_on_queue(tmp_path, work)
