@@ -57,7 +57,7 @@ class Load(NamedTuple):
     """Calls of tenants in turn at a steady rate, whatever becomes of those before."""
 
     tenants: Sequence[TenantId]
-    per_s: int
+    per_s: float
 
 
 async def steady_loads(port: int, key: str, seconds: float, *loads: Load) -> list[Answered]:
@@ -105,7 +105,7 @@ def _stolen_ticks() -> int:
     return int(Path("/proc/stat").read_text().split(maxsplit=9)[8])
 
 
-async def _call_steadily(port: int, key: str, tenants: Sequence[str], per_s: int, seconds: float) -> list[Outcome]:
+async def _call_steadily(port: int, key: str, tenants: Sequence[str], per_s: float, seconds: float) -> list[Outcome]:
     loop = asyncio.get_running_loop()
     free: list[Connection] = []
     running: list[asyncio.Task[Outcome]] = []
@@ -132,7 +132,7 @@ def _main() -> None:
     sys.stdout.buffer.write(_READY)
     sys.stdout.flush()
     sys.stdin.readline()
-    outcomes = uvloop.run(_call_steadily(int(port), key, tenants, int(per_s), float(seconds)))
+    outcomes = uvloop.run(_call_steadily(int(port), key, tenants, float(per_s), float(seconds)))
     # Written whole: standard output may be without a buffer, and take as much as a pipe holds and no more.
     with open(1, "wb", closefd=False) as output:
         output.write(json.dumps([(each.status, each.sent_s, each.answered_s) for each in outcomes]).encode())

@@ -95,7 +95,7 @@ class AuditJournal:
             await asyncio.sleep(_WRITE_EVERY_S)
 
     async def flush(self) -> None:
-        """Write what there is; raises Unavailable, and keeps it, when the database cannot be written."""
+        """Write what there is; what fails is kept. Raises Unavailable while the database cannot be written."""
         self._is_wanted.clear()
         pending, self._pending = self._pending, {}
         if self._lost:
@@ -105,7 +105,7 @@ class AuditJournal:
             return
         try:
             await self._audit.record_all([each.entry() for each in pending.values()])
-        except Unavailable:
+        except Exception:
             # Ahead of what has come meanwhile, so that the order stays.
             for key, later in self._pending.items():
                 if key in pending:

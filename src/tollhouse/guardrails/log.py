@@ -76,7 +76,7 @@ class FindingsLog:
             rows = [self._waiting.popleft() for _ in range(min(_AT_ONCE, len(self._waiting)))]
             try:
                 await self._database.write(partial(store.append_all, rows=rows))
-            except TollhouseError:
+            except Exception:
                 self._waiting.extendleft(reversed(rows))
                 raise
         self._is_full = False

@@ -89,3 +89,17 @@ def test_what_waits_is_written_when_the_service_stops(database):
 
     asyncio.run(run())
     assert len(database.rows) == 1
+
+
+def test_a_defect_in_writing_them_loses_no_findings(database):
+    async def run():
+        findings_log = FindingsLog(database, SystemClock(), Metrics())
+        noted(findings_log)
+        execute, database.execute = database.execute, lambda *_: 1 / 0
+        with pytest.raises(ZeroDivisionError):
+            await findings_log.flush()
+        database.execute = execute
+        await findings_log.flush()
+
+    asyncio.run(run())
+    assert len(database.rows) == 1
