@@ -35,7 +35,9 @@ def test_whatever_a_provider_does_no_more_is_spent_than_was_reserved(service, in
     set_cap(service, tenant, cap)
     fake.behave(behaviour)
 
-    calls = [numbered_call(number, tenant, key, timeout_s=TIMEOUT_S) for number in range(10, 10 + CALLS)]
+    # Where no deadline is to pass, none does on a machine that is busy with other tests.
+    timeout_s = TIMEOUT_S if 504 in statuses else 30
+    calls = [numbered_call(number, tenant, key, timeout_s=timeout_s) for number in range(10, 10 + CALLS)]
     outcomes = uvloop.run(all_at_once(ports, calls))
     for number, outcome in enumerate(outcomes, start=10):
         outcome.number = number
