@@ -1,5 +1,6 @@
 """Events: how long they are kept, and how they are told and sent."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated
 
 from tollhouse.config.rules import accepting, each, is_network, is_origin, seconds, whole
@@ -57,3 +58,8 @@ class Webhooks(Section, frozen=True):
     """How long a secret that was replaced signs too."""
     keep_days: Annotated[int, whole(1, 3650)] = 30
     """How long deliveries that have ended can be looked at, and dead ones tried again."""
+
+    @property
+    def networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Those of ``allow_networks``."""
+        return tuple(ip_network(each) for each in self.allow_networks)

@@ -19,21 +19,21 @@ _JOBS_COUNTED_PER_MS = 100
 # When jobs end is not known; whoever waits so long does not ask in vain a hundred times.
 _AGAIN_S = 5
 
+_SOONER = (
+    "next_due_ms = CASE WHEN ai_job_turns.next_due_ms <= excluded.next_due_ms "
+    "THEN ai_job_turns.next_due_ms ELSE excluded.next_due_ms END "
+)
 _AWAIT = Prepared(
     sa.text(
-        "INSERT INTO ai_job_turns (tenant_id, turn, next_due_ms) VALUES (:whose, 0, :due_ms) "
-        "ON CONFLICT (tenant_id) DO UPDATE SET next_due_ms = "
-        "CASE WHEN ai_job_turns.next_due_ms <= excluded.next_due_ms "
-        "THEN ai_job_turns.next_due_ms ELSE excluded.next_due_ms END"
+        "INSERT INTO ai_job_turns (tenant_id, turn, next_due_ms) VALUES (:whose, 0, :due_ms) "  # noqa: S608 - constants
+        f"ON CONFLICT (tenant_id) DO UPDATE SET {_SOONER}"
     )
 )
 # The same, and the places, if there are so many; the row is locked even where there are not.
 _TAKE = Prepared(
     sa.text(
-        "INSERT INTO ai_job_turns (tenant_id, turn, next_due_ms, open_jobs) VALUES (:whose, 0, :due_ms, :more) "
-        "ON CONFLICT (tenant_id) DO UPDATE SET open_jobs = ai_job_turns.open_jobs + excluded.open_jobs, next_due_ms = "
-        "CASE WHEN ai_job_turns.next_due_ms <= excluded.next_due_ms "
-        "THEN ai_job_turns.next_due_ms ELSE excluded.next_due_ms END "
+        "INSERT INTO ai_job_turns (tenant_id, turn, next_due_ms, open_jobs) VALUES (:whose, 0, :due_ms, :more) "  # noqa: S608 - constants
+        f"ON CONFLICT (tenant_id) DO UPDATE SET open_jobs = ai_job_turns.open_jobs + excluded.open_jobs, {_SOONER}"
         "WHERE ai_job_turns.open_jobs + excluded.open_jobs <= :most RETURNING tenant_id"
     )
 )

@@ -113,9 +113,6 @@ class Dispatcher:
         """Make deliveries of events that have come; return whether there may be more. Raises Unavailable."""
         if self._gives_places:
             await place_all(self._database)
-        head, cursor = await self._database.read(lambda connection: (events.head(connection), store.cursor(connection)))
-        if cursor >= head.last_position:
-            return False
         return await self._database.write(self._give_out)
 
     def _give_out(self, connection: sa.Connection) -> bool:
@@ -157,8 +154,6 @@ class Dispatcher:
             return False
         now_ms = self._clock.now_ms()
         now = utc_text(now_ms)
-        if not await self._database.read(partial(store.is_any_due, now=now)):
-            return False
         found = await self._database.read(partial(store.due, now=now, of_each=self._settings.max_per_endpoint))
         chosen = self._choose(found, free)
         if not chosen:

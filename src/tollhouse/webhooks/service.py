@@ -1,7 +1,6 @@
 """What operators do about webhooks. Each change is one transaction, with its entry in the audit log."""
 
 from collections.abc import Callable
-from ipaddress import ip_network
 from typing import Any
 
 import msgspec
@@ -60,7 +59,7 @@ class WebhookAdministration:
         self._vault = vault
         self._settings = settings
         self._gives_places = gives_places
-        self._networks = [ip_network(each) for each in settings.allow_networks]
+        self._networks = settings.networks
 
     # Endpoints.
 

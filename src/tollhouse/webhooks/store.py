@@ -82,14 +82,11 @@ def remove_endpoint(connection: sa.Connection, endpoint_id: str) -> None:
 # From events to deliveries.
 
 
-def cursor(connection: sa.Connection) -> int:
-    """Return the position up to which events were given to their endpoints."""
-    found = connection.scalar(sa.select(ai_event_cursors.c.position).where(ai_event_cursors.c.name == _CURSOR))
-    return int(found or 0)
-
-
 def lock_cursor(connection: sa.Connection) -> int | None:
-    """Return that position, which is nobody else's to move until the transaction ends; None where it is another's."""
+    """Return the position up to which events were given to their endpoints; None where another is moving it.
+
+    It is nobody else's to move until the transaction ends.
+    """
     wanted = sa.select(ai_event_cursors.c.position).where(ai_event_cursors.c.name == _CURSOR)
     wanted = wanted.with_for_update(skip_locked=True)
     found = connection.scalar(wanted)
@@ -115,11 +112,6 @@ def add_deliveries(connection: sa.Connection, made: Sequence[NewDelivery]) -> No
 
 
 # Trying them.
-
-
-def is_any_due(connection: sa.Connection, now: str) -> bool:
-    """Whether a delivery is due, of whatever endpoint."""
-    return connection.scalar(sa.select(_ROWS.delivery_id).where(_IS_WAITING, _ROWS.next_at <= now).limit(1)) is not None
 
 
 class Work(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable
 from functools import partial
-from ipaddress import ip_network
 
 import msgspec
 
@@ -34,7 +33,7 @@ def make_events(config: Config, core: Core) -> EventParts:
     gives_places = not config.database.is_embedded
     feed = Feed(engine.database, gives_places=gives_places, poll_s=config.events.poll_s)
     vault = Vault(engine.keyring.derive(b"webhook secrets"))
-    sender = Sender(core.clock, [ip_network(each) for each in settings.allow_networks], timeout_s=settings.timeout_s)
+    sender = Sender(core.clock, settings.networks, timeout_s=settings.timeout_s)
     return EventParts(
         Notifications(feed, engine.keyring, core.clock, config.events),
         WebhookAdministration(engine.database, core.clock, vault, settings, gives_places=gives_places),

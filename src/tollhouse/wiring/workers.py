@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,7 +82,7 @@ def _parts(config: Config, database: Database, keyring: Keyring, clock: Clock, p
         settings.lease_s, settings.max_crashes, settings.keep_hours, settings.max_queued_per_tenant
     )
     queue, seal = JobQueue(database, clock, queue_rules), Seal(keyring.derive(SEAL_PURPOSE))
-    networks = [ip_network(each) for each in config.webhooks.allow_networks]
+    networks = config.webhooks.networks
     jobs = Jobs(database, queue, seal, keyring.derive(DIGEST_PURPOSE), clock, templates, rules, plan, networks)
     dead_letters = DeadLetters(database, queue, clock)
     schedules = Schedules(database, queue, seal, jobs, clock, queue.time_ms)
